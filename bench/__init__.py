@@ -1,0 +1,1 @@
+"""Measuring artifacts on a device. Imports neither torch nor ultralytics nor ``compress``."""

@@ -1,0 +1,62 @@
+"""A bench result as text: one table, what it was measured on, and what to doubt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from io import StringIO
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from bench.result import BenchResult, Row
+from bench.statistics import PERCENTILES, samples_needed
+
+_WIDE = 1000
+
+
+def render(result: BenchResult, markdown: bool = False) -> str:
+    """The whole result as plain text, or as Markdown."""
+    table = Table(box=box.MARKDOWN if markdown else box.SIMPLE_HEAD)
+    columns = _columns(result["rows"][0]["label"])
+    for title in columns:
+        table.add_column(title, justify="left" if title == "file" else "right", no_wrap=True)
+    for row in result["rows"]:
+        cells = (cell(row) for cell in columns.values())
+        table.add_row(*(Text(cell.replace("|", "\\|") if markdown else cell) for cell in cells))
+    out = StringIO()
+    Console(file=out, width=_WIDE).print(table)
+    lines = [line.rstrip() for line in out.getvalue().splitlines() if line.strip()]
+    return "\n".join([*lines, "", *_notes(result)])
+
+
+def _columns(base: str) -> dict[str, Callable[[Row], str]]:
+    return {
+        "file": lambda row: row["label"],
+        "MB": lambda row: f"{row['bytes'] / 1e6:.2f}",
+        "p50 ms": lambda row: _milliseconds(row["latency_ms"]["p50"]),
+        "p90 ms": lambda row: _milliseconds(row["latency_ms"]["p90"]),
+        "p99 ms": lambda row: _milliseconds(row["latency_ms"]["p99"]),
+        "CV": lambda row: f"{row['latency_ms']['cv']:.1%}",
+        "images/s": lambda row: f"{row['fps']:.1f}",
+        f"speed / {base}": lambda row: f"{row['speedup']:.2f}x",
+        "95 % interval": lambda row: f"{row['speedup_ci'][0]:.2f}-{row['speedup_ci'][1]:.2f}",
+    }
+
+
+def _milliseconds(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _notes(result: BenchResult) -> list[str]:
+    machine, settings = result["machine"], result["settings"]
+    count = result["rows"][0]["latency_ms"]["count"]
+    notes = [
+        f"{machine['cpu']}, {settings['threads']} of {machine['logical_cores']} cores, "
+        f"ONNX Runtime {machine['onnxruntime']} on {settings['device']}; inference alone, without "
+        f"letterbox and NMS; {count} rounds, all files in turn.",
+    ]
+    missing = [percent for percent in PERCENTILES if count < samples_needed(percent)]
+    notes += [f"- : p{percent} needs {samples_needed(percent)} samples." for percent in missing]
+    return notes + [f"Warning: {warning}" for warning in result["warnings"]]

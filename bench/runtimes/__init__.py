@@ -1,0 +1,1 @@
+"""One small file a runtime, each behind ``bench.runtimes.base.Runtime``."""

@@ -1,0 +1,104 @@
+"""What a series of latencies says, and how surely. Integer nanoseconds, no outlier removed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+PERCENTILES = (50, 90, 99)
+CV_LIMIT = 0.025
+_CONFIDENCE = 0.99
+_RESAMPLES = 1000
+
+Series = Sequence[int] | NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Latencies in nanoseconds; ``cv`` is a share of the mean.
+
+    A percentile is None where there are fewer samples than ``samples_needed`` says.
+    """
+
+    p50: int | None
+    p90: int | None
+    p99: int | None
+    mean: float
+    cv: float
+    count: int
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Median of a baseline over the median of another series, with its confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def percentile(samples: Series, percent: int) -> int:
+    """The nearest-rank percentile: the least sample that ``percent`` % of all do not exceed.
+
+    Args:
+        samples: at least one latency, in any order.
+        percent: 1 to 100.
+    """
+    rank = -(-percent * len(samples) // 100)
+    return int(np.partition(np.asarray(samples, dtype=np.int64), rank - 1)[rank - 1])
+
+
+def samples_needed(percent: int) -> int:
+    """How many samples it takes to claim a percentile (``percent``: 1 to 99).
+
+    With that many, a true percentile above what is claimed shows itself by two or more slower
+    samples with 99 % confidence (the early-stopping rule of MLPerf with one over-latency sample).
+    """
+    below = percent / 100
+    count = 2
+    while below**count + count * (1 - below) * below ** (count - 1) > 1 - _CONFIDENCE:
+        count += 1
+    return count
+
+
+def summarise(samples: Series) -> Summary:
+    """Percentiles, mean and coefficient of variation of at least one latency."""
+    series = np.asarray(samples, dtype=np.int64)
+    mean = float(series.mean())
+    deviation = float(series.std(ddof=1)) if len(series) > 1 else 0.0
+    p50, p90, p99 = (
+        percentile(series, percent) if len(series) >= samples_needed(percent) else None
+        for percent in PERCENTILES
+    )
+    return Summary(p50, p90, p99, mean, deviation / mean if mean else 0.0, len(series))
+
+
+def median_ratio(base: Series, other: Series, *, seed: int = 0, confidence: float = 0.95) -> Ratio:
+    """How many times faster ``other`` is than ``base``, as the ratio of their medians.
+
+    Both series come from one interleaved run: sample i of each was taken in the same round. The
+    bootstrap therefore draws rounds, not samples, which keeps what slowed both at once, and draws
+    them in blocks, because a slow spell lasts for several rounds.
+    """
+    first = np.asarray(base, dtype=np.int64)
+    second = np.asarray(other, dtype=np.int64)
+    generator = np.random.default_rng(seed)
+    ratios = [
+        percentile(first[rounds], 50) / percentile(second[rounds], 50)
+        for rounds in (_draw_rounds(len(first), generator) for _ in range(_RESAMPLES))
+    ]
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(ratios, (tail, 1 - tail))
+    return Ratio(percentile(first, 50) / percentile(second, 50), float(low), float(high))
+
+
+def _draw_rounds(count: int, generator: np.random.Generator) -> NDArray[np.int64]:
+    """Indices of ``count`` rounds: blocks of consecutive ones, drawn with replacement."""
+    length = math.isqrt(count)
+    starts = generator.integers(0, count, size=-(-count // length))
+    rounds: NDArray[np.int64] = (starts[:, None] + np.arange(length)).ravel()[:count] % count
+    return rounds

@@ -1,0 +1,98 @@
+"""The text of a data yaml: its values, and where each of them stands."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from compress.errors import CompressError
+
+
+@dataclass(frozen=True)
+class DataYaml:
+    """Top-level ``values`` by key, and the line and column (from 1) of each key."""
+
+    file: Path
+    values: Mapping[str, Any]
+    places: Mapping[str, tuple[int, int]]
+
+    def fault(self, message: str, key: str = "") -> CompressError:
+        """An error that says where ``key`` stands in the file."""
+        line, column = self.places.get(key, (0, 0))
+        place = f":{line}:{column}" if line else ""
+        return CompressError(f"{self.file}{place}: {message}")
+
+    def names(self) -> dict[int, str]:
+        """The classes, numbered from 0 without gaps."""
+        names = self.values.get("names")
+        if isinstance(names, list):
+            names = dict(enumerate(names))
+        if not isinstance(names, dict) or not names:
+            raise self.fault("no class names: give names as a list or as 0: name, 1: name", "names")
+        if set(names) != set(range(len(names))):
+            numbers = ", ".join(str(number) for number in names)
+            raise self.fault(
+                f"names must be numbered 0..{len(names) - 1} without gaps, not {numbers}", "names"
+            )
+        count = self.values.get("nc", len(names))
+        if count != len(names):
+            raise self.fault(f"nc is {count}, but names has {len(names)} classes", "nc")
+        return {number: str(names[number]) for number in range(len(names))}
+
+    def root(self) -> Path:
+        """The folder that the splits count from: ``path:``, relative to the yaml's own folder."""
+        path = self.values.get("path") or "."
+        if not isinstance(path, str):
+            raise self.fault(f"path must be a folder, not {path!r}", "path")
+        root = (self.file.parent / Path(path).expanduser()).resolve()
+        if not root.is_dir():
+            raise self.fault(f"no such folder: {root} (relative to the yaml)", "path")
+        return root
+
+    def entries(self, key: str) -> list[str]:
+        """What a split lists: folders or .txt files; empty where the yaml has no such key."""
+        entries = self.values.get(key) or []
+        if isinstance(entries, str):
+            return [entries]
+        if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
+            raise self.fault(f"{key} must be a folder, a .txt list of images, or several", key)
+        return entries
+
+
+def read_data_yaml(file: Path) -> DataYaml:
+    """Parse a data yaml.
+
+    Raises:
+        CompressError: it is missing, no YAML, or no mapping.
+    """
+    file = file.expanduser().absolute()
+    try:
+        loader = yaml.SafeLoader(file.read_text(encoding="utf-8-sig"))
+        node = loader.get_single_node()
+        values = loader.construct_document(node) if node else None
+    except OSError as error:
+        raise CompressError(
+            f"{file}: cannot read the data yaml: {error.strerror}. Give the path of one as data="
+        ) from error
+    except UnicodeDecodeError as error:
+        raise CompressError(f"{file}: not UTF-8 text (byte {error.start})") from error
+    except yaml.YAMLError as error:
+        raise CompressError(f"{file}{_place(error)}: not valid YAML: {_reason(error)}") from error
+    if not isinstance(node, yaml.MappingNode) or not isinstance(values, dict):
+        raise CompressError(f"{file}: not a data yaml: it needs the keys train, val and names")
+    marks = {str(key.value): key.start_mark for key, _ in node.value}
+    places = {key: (mark.line + 1, mark.column + 1) for key, mark in marks.items()}
+    return DataYaml(file, values, places)
+
+
+def _place(error: yaml.YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None)
+    return f":{mark.line + 1}:{mark.column + 1}" if mark else ""
+
+
+def _reason(error: yaml.YAMLError) -> str:
+    return str(getattr(error, "problem", None) or getattr(error, "reason", None) or error)

@@ -1,0 +1,1 @@
+"""Knowledge distillation: losses, taps on features, projectors, and the training extension."""

@@ -1,0 +1,119 @@
+"""Read and write ``.pt`` checkpoints that stock ultralytics can load.
+
+A checkpoint is a pickle: loading it can run whatever it names. So its names are read first,
+without running anything, and a file that names a class ultralytics and torch do not own is refused.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import zipfile
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from ultralytics import __version__ as ultralytics_version
+from ultralytics.nn.tasks import torch_safe_load
+
+from compress.errors import CompressError
+
+_KNOWN_PACKAGES = ("torch.nn.modules.", "ultralytics.nn.", "ultralytics.utils.")
+# names that official checkpoints carry beside layers: all of them build plain values
+_KNOWN_NAMES = frozenset(
+    {
+        "builtins.getattr",  # a fused layer's bound forward; torch's restricted loader guards it
+        "builtins.set",
+        "collections.OrderedDict",
+        "numpy.dtype",
+        "numpy.core.multiarray.scalar",
+        "numpy._core.multiarray.scalar",
+        "pathlib.PosixPath",
+        "pathlib.WindowsPath",
+        "types.SimpleNamespace",
+    }
+)
+
+
+def foreign_names(path: Path) -> list[str]:
+    """Names in the pickle at ``path`` that a YOLO checkpoint has no use for. Runs nothing.
+
+    Raises:
+        CompressError: if the file is no torch checkpoint.
+    """
+    try:
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
+    except (ValueError, RuntimeError, zipfile.BadZipFile, EOFError, OSError, KeyError) as error:
+        raise _unreadable(path) from error
+    return sorted(n for n in names if n not in _KNOWN_NAMES and not n.startswith(_KNOWN_PACKAGES))
+
+
+def _unreadable(path: Path) -> CompressError:
+    if not path.is_file():
+        return CompressError(f"{path}: no such checkpoint. Check the path.")
+    return CompressError(
+        f"{path}: not a readable PyTorch checkpoint ({path.stat().st_size} bytes): damaged, cut "
+        "off while copying, or in a format older than PyTorch 1.6. Copy it again, or load and save "
+        "it once with `torch.save` where it was made."
+    )
+
+
+def load_checkpoint(path: Path) -> nn.Module:
+    """The model of a checkpoint: float32, on the CPU, in eval mode.
+
+    Raises:
+        CompressError: if the file is damaged, names foreign code, or holds no YOLO model.
+    """
+    foreign = foreign_names(path)
+    if foreign:
+        shown = ", ".join(foreign[:5]) + (" ..." if len(foreign) > 5 else "")
+        raise CompressError(
+            f"{path}: refused before loading, because its pickle names code that is not "
+            f"ultralytics' or torch's own: {shown}. Loading it could run that code. If the model "
+            "uses modules of yours, export its weights into a stock ultralytics model first."
+        )
+    try:
+        content, _ = torch_safe_load(str(path), safe_only=True)
+    except Exception as error:  # torch and ultralytics raise a dozen kinds for damaged files
+        raise CompressError(f"{_unreadable(path)} ({type(error).__name__})") from error
+    model = (content.get("ema") or content.get("model")) if isinstance(content, dict) else None
+    if not isinstance(model, nn.Module):
+        raise CompressError(f"{path}: holds no YOLO model. Give a `.pt` that ultralytics wrote.")
+    model = model.float().eval()
+    model.criterion = None
+    return model
+
+
+def save_checkpoint(model: nn.Module, path: Path, task: str = "detect") -> None:
+    """Write ``model`` as a checkpoint of stock ultralytics, in float32.
+
+    Nothing that changes from run to run (dates, paths) goes in, so equal weights give equal bytes.
+    """
+    model = deepcopy(model).float().eval().cpu()
+    model.criterion = None
+    model.args = {"task": task}
+    model.pt_path = None
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+        parameter.grad = None
+    content: dict[str, Any] = {
+        "epoch": -1,
+        "model": model,
+        "ema": None,
+        "train_args": {"task": task},
+        "version": ultralytics_version,
+        "license": "AGPL-3.0 (https://ultralytics.com/license)",
+    }
+    buffer = io.BytesIO()  # a file's name would go into the archive, and so into its hash
+    torch.save(content, buffer)
+    partial = path.with_suffix(".part")
+    partial.write_bytes(buffer.getvalue())
+    os.replace(partial, path)  # noqa: PTH105 - atomic on every platform
+
+
+def class_names(model: nn.Module) -> dict[int, str]:
+    """Class index to name."""
+    names = getattr(model, "names", {})
+    return dict(enumerate(names)) if isinstance(names, (list, tuple)) else dict(names)

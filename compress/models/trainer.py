@@ -1,0 +1,230 @@
+"""Training on stock ultralytics: any student module, extra losses, exact resume.
+
+The trainer is ultralytics' own, subclassed. What a stage adds (distillation, quantization) comes
+as a ``TrainingExtension``; hooks are set on the live model only and taken off at the end, so
+nothing of it reaches a checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from ultralytics.models.yolo.detect import DetectionTrainer
+from ultralytics.utils.torch_utils import unwrap_model
+
+from compress.errors import CompressError
+from compress.models.quiet import quiet_ultralytics
+from compress.models.training_state import (
+    best_weights,
+    capture,
+    read_state,
+    restore,
+    seed_epoch,
+    write_state,
+)
+from compress.progress import Progress, Task
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """What to train on, and how.
+
+    ``images`` is the size of the train split, ``folder`` outlives a kill, ``arguments`` are
+    training arguments of ultralytics.
+    """
+
+    data: Path
+    images: int
+    imgsz: int
+    seed: int
+    device: str
+    workers: int
+    folder: Path
+    arguments: Mapping[str, Any]
+
+
+@dataclass
+class Training:
+    """Result: float32 averaged weights of the best epoch, and the curves of all epochs."""
+
+    weights: dict[str, torch.Tensor]
+    curves: dict[str, list[float]] = field(default_factory=dict)
+
+
+class TrainingExtension:
+    """What a stage may add to a training. Every method does nothing by default."""
+
+    def prepare(self, model: nn.Module, device: torch.device, imgsz: int) -> None:
+        """Called once, on the device, before the optimizer is built."""
+
+    def parameter_groups(self, model: nn.Module, lr: float) -> list[dict[str, Any]]:
+        """Optimizer groups of its own; parameters named here leave the standard groups."""
+        return []
+
+    def wrap_criterion(self, model: nn.Module, criterion: Any) -> Any:
+        """Take the detection loss, give the loss to train with."""
+        return criterion
+
+    def close(self) -> None:
+        """Take off hooks."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors to save for resume."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The counterpart of ``state_dict``."""
+
+
+class ResumableTrainer(DetectionTrainer):
+    """ultralytics' detection trainer that keeps a module's structure and resumes exactly."""
+
+    def __init__(self, job: TrainingJob, extension: TrainingExtension) -> None:
+        super().__init__(overrides=_overrides(job))
+        self.job = job
+        self.extension = extension
+        self.history: dict[str, list[float]] = {}
+        self.best_path = job.folder / "best_weights.pt"
+        self.state_path = job.folder / "state.pt"
+        self.bar: Task | None = None
+        self.add_callback("on_pretrain_routine_end", ResumableTrainer.attach)
+        self.add_callback("on_train_epoch_start", ResumableTrainer.start_epoch_seeded)
+        self.add_callback("on_train_batch_end", ResumableTrainer.count_batch)
+        self.add_callback("on_train_epoch_end", ResumableTrainer.refuse_nan)
+
+    def build_optimizer(self, model: nn.Module, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+        """The stock optimizer, plus the groups of the extension."""
+        self.extension.prepare(unwrap_model(model), self.device, self.args.imgsz)
+        optimizer: torch.optim.Optimizer = super().build_optimizer(model, *args, **kwargs)
+        for group in self.extension.parameter_groups(unwrap_model(model), self.args.lr0):
+            own = {id(parameter) for parameter in group["params"]}
+            for stock in optimizer.param_groups:
+                stock["params"] = [p for p in stock["params"] if id(p) not in own]
+            optimizer.add_param_group(group)
+        return optimizer
+
+    def attach(self) -> None:
+        """After the weights' average is copied: wrap the loss, then pick up a saved state."""
+        model = unwrap_model(self.model)
+        model.criterion = self.extension.wrap_criterion(model, model.init_criterion())
+        state = read_state(self.state_path)
+        if state is not None:
+            restore(self, state)
+            self.extension.load_state_dict(state["extension"])
+            self.history = state["history"]
+        if self.bar is not None:
+            self.bar.advance(self.start_epoch * len(self.train_loader))
+
+    def start_epoch_seeded(self) -> None:
+        """Random numbers of this epoch depend on nothing that happened before."""
+        seed_epoch(self, self.job.seed, self.epoch)
+
+    def count_batch(self) -> None:
+        """Move the progress bar."""
+        if self.bar is not None:
+            losses = " ".join(f"{k} {float(v):.3g}" for k, v in self.tloss.items())
+            self.bar.advance(1, f"epoch {self.epoch + 1}/{self.epochs} {losses}")
+
+    def refuse_nan(self) -> None:
+        """Stop at the first epoch whose loss is no number, naming the term."""
+        for name, value in self.tloss.items():
+            if not torch.isfinite(torch.as_tensor(value)).all():
+                raise CompressError(
+                    f"Training stopped: the loss '{name}' became {float(value)} in epoch "
+                    f"{self.epoch + 1} of {self.epochs}. Epochs before it are kept. Lower `lr0` "
+                    "or the weight of this loss in the recipe."
+                )
+
+    def save_model(self) -> bool:
+        """Keep the exact state for resume, and the averaged weights when they are the best."""
+        row = {**self.label_loss_items(self.tloss), **self.metrics}
+        for key, value in row.items():
+            self.history.setdefault(key, []).append(float(value))
+        if self.best_fitness == self.fitness:
+            write_state(best_weights(self), self.best_path)
+        state = capture(self, self.extension.state_dict())
+        write_state({**state, "history": self.history}, self.state_path)
+        return True
+
+    def final_eval(self) -> None:
+        """Nothing: the stage measures the saved weights itself."""
+
+
+def _overrides(job: TrainingJob) -> dict[str, Any]:
+    arguments = dict(job.arguments)
+    return {
+        "amp": "bf16" if _bf16(job.device) else False,  # the stock check would download a model
+        **arguments,
+        "model": "student.yaml",  # only a name: the trainer gets the module itself
+        "data": str(job.data),
+        "imgsz": job.imgsz,
+        "seed": job.seed,
+        "device": job.device,
+        "workers": job.workers,
+        "save_dir": str(job.folder / "ultralytics"),
+        # one step a batch: no half-accumulated gradient crosses an epoch, where a resume starts
+        "nbs": arguments["batch"],
+        "deterministic": True,
+        "plots": False,
+        "val": True,
+        "verbose": False,
+        "task": "detect",
+        "mode": "train",
+        "exist_ok": True,
+    }
+
+
+def _bf16(device: str) -> bool:
+    return device != "cpu" and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+
+
+def train(
+    student: nn.Module,
+    job: TrainingJob,
+    progress: Progress,
+    title: str,
+    extension: TrainingExtension | None = None,
+) -> Training:
+    """Train ``student`` and give the averaged weights of the epoch with the best val mAP.
+
+    A module keeps its structure (pruned widths, fake quantizers). Called again with the same
+    ``job.folder`` after a kill it goes on from the last finished epoch.
+
+    Raises:
+        CompressError: if a loss becomes NaN or infinite.
+    """
+    job.folder.mkdir(parents=True, exist_ok=True)
+    finished = read_state(job.folder / "state.pt")
+    if finished is None or not finished["finished"]:
+        _run(student, job, progress, title, extension or TrainingExtension())
+    state = read_state(job.folder / "state.pt")
+    weights = read_state(job.folder / "best_weights.pt")
+    if state is None or weights is None:
+        raise CompressError(f"Training '{title}' ended without weights in {job.folder}.")
+    return Training(weights, state["history"])
+
+
+def _run(
+    student: nn.Module,
+    job: TrainingJob,
+    progress: Progress,
+    title: str,
+    extension: TrainingExtension,
+) -> None:
+    with quiet_ultralytics():
+        trainer = ResumableTrainer(job, extension)
+        student.requires_grad_(True)  # a loaded checkpoint comes frozen
+        trainer.model = student
+        batches = -(-job.images // job.arguments["batch"])
+        with progress.task(title, batches * job.arguments["epochs"]) as bar:
+            trainer.bar = bar
+            try:
+                trainer.train()
+            finally:
+                extension.close()
+                unwrap_model(trainer.model).criterion = None

@@ -1,0 +1,59 @@
+"""What the pipeline and a stage say to each other. No torch in here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from compress.data.dataset import DataSet
+from compress.progress import Progress
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A file that a stage gave or the recipe named. ``sha256`` is of the file's bytes."""
+
+    path: Path
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Context:
+    """Where and on what a stage works.
+
+    ``out`` is an empty temporary folder: what is left there becomes the stage's output.
+    ``scratch`` outlives a kill: the same stage with the same key finds it again and goes on.
+    """
+
+    data: DataSet
+    imgsz: int
+    seed: int
+    device: str
+    workers: int
+    out: Path
+    scratch: Path
+    progress: Progress
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What a stage gives.
+
+    ``files`` maps an artifact's name to its file inside ``Context.out``. ``metrics`` is JSON-able;
+    keys the report and the gates know: ``params``, ``macs`` (counts), ``map50``, ``map50_95``
+    (0 to 1, val split, PyTorch), ``channels`` (layer name -> [before, after]), ``curves``
+    (name -> list of floats, one an epoch), ``bench`` (see ``stages/bench.py``), ``notes``.
+    """
+
+    files: Mapping[str, str]
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+
+
+class StageFunction(Protocol):
+    """The one signature of all stages. ``inputs`` maps the names of ``pipeline.links``."""
+
+    def __call__(
+        self, config: Any, inputs: Mapping[str, Artifact], context: Context
+    ) -> StageResult: ...

@@ -1,0 +1,88 @@
+"""What decides a stage's result, and the key made of it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from bench.machine import read_machine
+from compress.pipeline.files import canonical_json, jsonable
+from compress.pipeline.job import Job
+from compress.pipeline.links import Input, Step
+
+_MISSING = "not set"
+
+
+def key_material(step: Step, job: Job, inputs: Mapping[str, Input]) -> dict[str, Any]:
+    """Everything that changes the stage's result, and nothing else.
+
+    Left out: its name, its gates (checked anew on every run), the teachers' references (their
+    files' hashes are among the inputs), paths, device, workers.
+    """
+    left_out: Any = {"name": True, "accept": True, "distill": {"teachers"}}
+    material = {
+        "stage": step.kind.name,
+        "version": step.kind.version,
+        "config": step.config.model_dump(mode="json", exclude=left_out),
+        "inputs": {name: item.artifact.sha256 for name, item in inputs.items()},
+        "data": job.fingerprint,
+        "imgsz": job.recipe.imgsz,
+        "seed": job.recipe.seed,
+        "versions": installed_versions(step.kind.libraries),
+    }
+    if step.kind.per_machine:
+        machine = read_machine()
+        material["machine"] = {"cpu": machine.cpu, "cores": machine.usable_cores}
+    return dict(jsonable(material))
+
+
+def key_of(material: Mapping[str, Any]) -> str:
+    """SHA-256 of the material, as 64 hexadecimal digits."""
+    return hashlib.sha256(canonical_json(material).encode()).hexdigest()
+
+
+def installed_versions(distributions: Sequence[str]) -> dict[str, str]:
+    """Version of each distribution, ``absent`` where there is none; nothing is imported."""
+    return {name: _version(name) for name in distributions}
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """What changed from one key material to another, each change in a few words."""
+    before, after = dict(_leaves(old)), dict(_leaves(new))
+    changes = [
+        _describe(path, before.get(path, _MISSING), after.get(path, _MISSING))
+        for path in dict.fromkeys((*before, *after))
+        if before.get(path, _MISSING) != after.get(path, _MISSING)
+    ]
+    return list(dict.fromkeys(changes))
+
+
+def _version(distribution: str) -> str:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return "absent"
+
+
+def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping) and value:
+        for name, item in value.items():
+            yield from _leaves(item, f"{path}.{name}" if path else str(name))
+    elif isinstance(value, list) and value:
+        for index, item in enumerate(value):
+            yield from _leaves(item, f"{path}[{index}]")
+    else:
+        yield path, value
+
+
+def _describe(path: str, before: Any, after: Any) -> str:
+    section, _, rest = path.partition(".")
+    if section == "inputs":
+        return f"its input '{rest}' changed"
+    if section == "data":
+        return "the data set changed"
+    if section == "version":
+        return f"the stage itself changed (version {before} -> {after})"
+    return f"{rest or section} {before} -> {after}"

@@ -1,0 +1,204 @@
+"""Run a recipe: each stage once, kept by key, published into the run folder."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from compress.errors import CompressError, GateError
+from compress.pipeline.cache import Entry, StageCache
+from compress.pipeline.contract import Artifact, Context
+from compress.pipeline.files import (
+    link_or_copy,
+    make_writable_folder,
+    remove_tree,
+    storage_fault,
+    write_text,
+)
+from compress.pipeline.gates import GateResult, check_gates
+from compress.pipeline.job import RECORD, Job, Place
+from compress.pipeline.keys import key_material, key_of
+from compress.pipeline.links import Input, Step, link_steps, resolve_inputs
+from compress.pipeline.locks import Busy, hold
+from compress.pipeline.plan import Selection, find, plan, select
+from compress.pipeline.record import Memory, RunRecord
+from compress.pipeline.resolved import resolved_recipe
+from compress.pipeline.stage_table import STAGES, StageTable
+from compress.progress import Progress
+
+_REPORTS = ("report.md", "report.html")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The end of a run: the content of ``run.json`` and the names of the stages that ran."""
+
+    record: Mapping[str, Any]
+    ran: tuple[str, ...]
+
+
+def run(
+    job: Job,
+    place: Place,
+    progress: Progress,
+    selection: Selection | None = None,
+    table: StageTable = STAGES,
+) -> Outcome:
+    """Bring every selected stage's result into the run folder, running what is not cached.
+
+    Results go to the cache and into ``run.json`` one by one, so that an end at any moment loses
+    no finished stage.
+
+    Raises:
+        GateError: a result misses its ``accept`` gate; it is kept, and the report is written.
+        CompressError: any other fault of the user's.
+    """
+    selection = selection or Selection()
+    steps = select(link_steps(job.recipe, table), selection)
+    make_writable_folder(place.run, "--out")
+    make_writable_folder(place.cache, "--cache")
+    with _only_run_in(place.run):
+        if selection.start:
+            plan(job, place, progress, selection, table)
+        return _Run(job, place, progress, steps, selection.force).execute()
+
+
+@contextmanager
+def _only_run_in(folder: Path) -> Iterator[None]:
+    try:
+        with hold(folder / ".lock"):
+            yield
+    except Busy as busy:
+        raise CompressError(
+            f"'{folder}' is in use by {busy.holder}. "
+            "Wait for it to end, stop it, or give this run a folder of its own with --out"
+        ) from None
+
+
+class _Run:
+    def __init__(
+        self,
+        job: Job,
+        place: Place,
+        progress: Progress,
+        steps: Sequence[Step],
+        force: tuple[str, ...],
+    ) -> None:
+        self._job = job
+        self._place = place
+        self._progress = progress
+        self._steps = steps
+        self._force = force
+        self._cache = StageCache(place.cache, progress)
+        self._memory = Memory(place.run)
+        self._record = RunRecord(place.run, job, steps)
+        self._outputs: dict[str, dict[str, Artifact]] = {}
+        self._metrics: dict[str, Mapping[str, Any]] = {}
+        self._ran: list[str] = []
+
+    def execute(self) -> Outcome:
+        self._cache.clean()
+        try:
+            for step in self._steps:
+                self._advance(step)
+        except BaseException as error:
+            self._note_failure(error)
+            if fault := isinstance(error, OSError) and storage_fault(error, self._place.cache):
+                raise fault from error
+            raise
+        if len(self._steps) == len(self._job.recipe.stages):
+            self._memory.forget_all_but([step.name for step in self._steps])
+        self._finish("done")
+        return Outcome(self._record.value, tuple(self._ran))
+
+    def _advance(self, step: Step) -> None:
+        inputs = resolve_inputs(step, self._job.named, self._outputs)
+        material = key_material(step, self._job, inputs)
+        stage, key = step.kind.name, key_of(material)
+        with self._cache.exclusive(stage, key):
+            forced = step.name in self._force
+            entry, reason = find(step, material, self._cache, self._memory, forced)
+            cached = entry is not None
+            self._say(step, reason or "cached")
+            if entry is None:
+                if forced:
+                    self._cache.drop_scratch(stage, key)
+                entry = self._make(step, inputs, material, key)
+            self._publish(step, entry)
+            self._cache.drop_scratch(stage, key)
+        self._memory.note(step, entry)
+        self._metrics[step.name] = entry.metrics
+        gates = check_gates(step, self._metrics)
+        self._record.add(step, entry, inputs, gates, cached)
+        if not cached:
+            self._record.save()
+        self._require(step, gates)
+
+    def _say(self, step: Step, what: str) -> None:
+        self._progress.say(f"[{step.number}/{len(self._job.recipe.stages)}] {step.name}: {what}")
+
+    def _make(
+        self, step: Step, inputs: Mapping[str, Input], material: Mapping[str, Any], key: str
+    ) -> Entry:
+        if not self._ran:
+            self._check_before_work()
+        self._ran.append(step.name)
+        stage, recipe = step.kind.name, self._job.recipe
+        with self._cache.writing(stage, key) as out:
+            context = Context(
+                data=self._job.data,
+                imgsz=recipe.imgsz,
+                seed=recipe.seed,
+                device=recipe.device,
+                workers=recipe.workers,
+                out=out,
+                scratch=self._cache.scratch(stage, key),
+                progress=self._progress,
+            )
+            started = time.perf_counter()
+            artifacts = {name: item.artifact for name, item in inputs.items()}
+            result = step.kind.function()(step.config, artifacts, context)
+            return self._cache.store(out, key, result, material, time.perf_counter() - started)
+
+    def _check_before_work(self) -> None:
+        from compress.data.labels import check_labels
+
+        check_labels(self._job.data)
+
+    def _publish(self, step: Step, entry: Entry) -> None:
+        folder = self._place.run / step.folder
+        for file in entry.files.values():
+            link_or_copy(entry.folder / file.path, folder / file.path)
+        # later stages read the published files: another run may replace the cache's
+        self._outputs[step.name] = {
+            name: Artifact(folder / file.path, file.sha256) for name, file in entry.files.items()
+        }
+
+    def _require(self, step: Step, gates: Sequence[GateResult]) -> None:
+        missed = [str(gate) for gate in gates if not gate.passed]
+        if missed:
+            raise GateError(
+                f"'{step.name}' misses its accept gate: {'; '.join(missed)}. "
+                f"Its result is kept in '{self._place.run / step.folder}'"
+            )
+
+    def _note_failure(self, error: BaseException) -> None:
+        if isinstance(error, GateError):
+            self._finish("gate", str(error))
+        elif self._record.stages or self._ran:
+            stopped = isinstance(error, KeyboardInterrupt)
+            with suppress(OSError):  # a full disk must not hide why the run ended
+                self._record.finish("stopped" if stopped else "failed", str(error))
+
+    def _finish(self, status: str, error: str = "") -> None:
+        folder = self._place.run
+        write_text(folder / "recipe.yaml", resolved_recipe(self._job))
+        changed = self._record.finish(status, error)
+        if changed or not all((folder / name).exists() for name in _REPORTS):
+            from compress.report import write_report
+
+            write_report(folder)

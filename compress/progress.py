@@ -1,0 +1,81 @@
+"""Progress of long steps: bars with time left on a terminal, one line a step elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as RichProgress
+from rich.progress import TimeRemainingColumn
+
+
+class Task(Protocol):
+    """One long step."""
+
+    def advance(self, steps: int = 1, note: str = "") -> None:
+        """Count ``steps`` as done and show ``note`` behind the bar."""
+
+
+class Progress(Protocol):
+    """Where a stage tells how far it is."""
+
+    def say(self, message: str) -> None:
+        """One line for the user."""
+
+    def task(self, title: str, total: int) -> _TaskContext:
+        """A step of ``total`` parts, as a context manager that gives a ``Task``."""
+
+
+class _TaskContext(Protocol):
+    def __enter__(self) -> Task: ...
+
+    def __exit__(self, *exc: object) -> bool | None: ...
+
+
+class _BarTask:
+    def __init__(self, bars: RichProgress, title: str, total: int) -> None:
+        self._bars = bars
+        self._id = bars.add_task(title, total=total, note="")
+
+    def advance(self, steps: int = 1, note: str = "") -> None:
+        self._bars.update(self._id, advance=steps, note=note)
+
+
+class _SilentTask:
+    def advance(self, steps: int = 1, note: str = "") -> None:
+        del steps, note
+
+
+class ConsoleProgress:
+    """Bars on a terminal; on a pipe only the lines of ``say``. Everything goes to stderr."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        """``quiet`` silences the lines too."""
+        self._console = Console(file=sys.stderr, quiet=quiet, highlight=False)
+
+    def say(self, message: str) -> None:
+        """Print one line."""
+        self._console.print(message, markup=False, soft_wrap=True)
+
+    @contextmanager
+    def task(self, title: str, total: int) -> Iterator[Task]:
+        """Show a bar for one long step."""
+        if not self._console.is_terminal or self._console.quiet:
+            yield _SilentTask()
+            return
+        with RichProgress(
+            TextColumn("  {task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("[dim]{task.fields[note]}"),
+            console=self._console,
+            transient=True,
+        ) as bars:
+            yield _BarTask(bars, title, total)
