@@ -18,6 +18,7 @@ BOX_BINS = "the bins of the box distribution (DFL)"
 
 # Where an operator's weights stand among its inputs; its data stands at 0.
 _WEIGHT_INPUT = {"Conv": 1, "ConvTranspose": 1, "ConvInteger": 1, "QLinearConv": 3}
+_SOFTMAX = {"Softmax", "QLinearSoftmax"}
 _SHAPE_KEEPING = {"DequantizeLinear", "QuantizeLinear", "Cast", "Identity"}
 
 
@@ -73,7 +74,7 @@ def conv_sides(path: Path, exempt: Mapping[str, str] | None = None) -> list[Conv
     """
     convs = _Graph(path).conv_sides()
     if not convs:
-        raise BenchError(f"'{path}' has no convolution, so its alignment cannot be checked.")
+        raise BenchError(f"'{path}' has no convolution: it is empty, truncated or no detector.")
     reasons = dict(exempt or {})
     unknown = sorted(reasons.keys() - {conv.layer for conv in convs})
     if unknown:
@@ -153,7 +154,7 @@ class _Graph:
             return False
         producer = self._producer.get(node.input[0])
         while producer is not None and producer.input and not _is_conv(producer):
-            if producer.op_type == "Softmax":
+            if producer.op_type in _SOFTMAX:
                 return True
             producer = self._producer.get(producer.input[0])
         return False
@@ -189,11 +190,8 @@ def _is_conv(node: Any) -> bool:
 def _load_graph(path: Path) -> Any:
     onnx = require("onnx")
     try:
-        graph = onnx.load(str(path), load_external_data=False).graph
+        return onnx.load(str(path), load_external_data=False).graph
     except OSError as error:
         raise BenchError(f"'{path}' cannot be read: {error.strerror}.") from error
     except Exception as error:  # protobuf raises kinds of its own
         raise BenchError(f"'{path}' is truncated or no ONNX file: export it again.") from error
-    if not graph.node:  # what protobuf makes of an empty file
-        raise BenchError(f"'{path}' holds no graph: it is empty or truncated. Export it again.")
-    return graph

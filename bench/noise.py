@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import psutil
 
 from bench.machine import Machine
-from bench.statistics import CV_LIMIT, Series, percentile
+from bench.statistics import Series, percentile
 
 _BUSY = ("user", "nice", "system", "irq", "softirq")
 _NOTICEABLE_CORES = 0.1
@@ -76,7 +76,7 @@ def likely_cause(
 def _clock_cause(samples: Series, machine: Machine) -> str:
     drift = _drift(samples)
     moved = f"calls became {abs(drift):.1%} {'slower' if drift > 0 else 'faster'} on the way; "
-    prefix = moved if abs(drift) > CV_LIMIT else ""
+    prefix = moved if drift else ""
     if machine.governor not in (None, "performance"):
         return (
             f"{prefix}the CPU governor is '{machine.governor}': "
@@ -90,6 +90,9 @@ def _clock_cause(samples: Series, machine: Machine) -> str:
 
 
 def _drift(samples: Series) -> float:
-    """Median of the last third over that of the first, less one."""
+    """Median of the last third over that of the first, less one; 0 if their bulks overlap."""
     third = max(1, len(samples) // 3)
-    return percentile(samples[-third:], 50) / percentile(samples[:third], 50) - 1
+    first, last = samples[:third], samples[-third:]
+    rose = percentile(last, 25) > percentile(first, 75)
+    fell = percentile(last, 75) < percentile(first, 25)
+    return percentile(last, 50) / percentile(first, 50) - 1 if rose or fell else 0.0

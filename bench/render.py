@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from io import StringIO
+from typing import Literal
 
 from rich import box
 from rich.console import Console
@@ -21,14 +22,19 @@ def render(result: BenchResult, markdown: bool = False) -> str:
     table = Table(box=box.MARKDOWN if markdown else box.SIMPLE_HEAD)
     columns = _columns(result["rows"][0]["label"])
     for title in columns:
-        table.add_column(title, justify="left" if title == "file" else "right", no_wrap=True)
+        justify: Literal["left", "right"] = "left" if title == "file" else "right"
+        table.add_column(_cell(title, markdown), justify=justify, no_wrap=True)
     for row in result["rows"]:
-        cells = (cell(row) for cell in columns.values())
-        table.add_row(*(Text(cell.replace("|", "\\|") if markdown else cell) for cell in cells))
+        table.add_row(*(_cell(column(row), markdown) for column in columns.values()))
     out = StringIO()
     Console(file=out, width=_WIDE).print(table)
     lines = [line.rstrip() for line in out.getvalue().splitlines() if line.strip()]
     return "\n".join([*lines, "", *_notes(result)])
+
+
+def _cell(text: str, markdown: bool) -> Text:
+    """Text as it is: brackets are no markup, and a bar does not end a Markdown cell."""
+    return Text(text.replace("|", "\\|") if markdown else text)
 
 
 def _columns(base: str) -> dict[str, Callable[[Row], str]]:

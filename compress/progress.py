@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 from rich.console import Console
@@ -26,14 +26,8 @@ class Progress(Protocol):
     def say(self, message: str) -> None:
         """One line for the user."""
 
-    def task(self, title: str, total: int) -> _TaskContext:
+    def task(self, title: str, total: int) -> AbstractContextManager[Task]:
         """A step of ``total`` parts, as a context manager that gives a ``Task``."""
-
-
-class _TaskContext(Protocol):
-    def __enter__(self) -> Task: ...
-
-    def __exit__(self, *exc: object) -> bool | None: ...
 
 
 class _BarTask:

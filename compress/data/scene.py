@@ -12,7 +12,7 @@ from compress.data.shapes import DISTRACTORS, OBJECTS, Field, Shape
 
 SIDE = 160  # pixels
 MIN_VISIBLE = 0.7  # share of an object that is always in sight
-SMALLEST, LARGEST = 8.0, 42.0  # radius of an object in pixels
+SMALLEST, LARGEST = 9.0, 42.0  # radius of an object in pixels
 SHAPES = tuple(OBJECTS.values())
 
 Pixels = NDArray[np.float64]
@@ -140,7 +140,7 @@ def draw_scene(rng: Generator) -> tuple[NDArray[np.uint8], list[Box]]:
 def _palette(rng: Generator, ground: Colour) -> Pixels:
     """Few colours a picture, shared by objects and distractors, all apart from the ground."""
     colours = rng.uniform(20, 235, (64, 3))
-    apart = np.linalg.norm(colours - ground, axis=1) > 75
+    apart = np.linalg.norm(colours - ground, axis=1) > 90
     return colours[apart][:4]
 
 
@@ -191,10 +191,10 @@ def _texture(rng: Generator, cells: int) -> Pixels:
 
 def _photograph(rng: Generator, pixels: Pixels) -> NDArray[np.uint8]:
     """What a cheap camera makes of it: less contrast, blur, noise."""
-    contrast, light = rng.uniform(0.6, 1.1), rng.normal(0, 12)
+    contrast, light = rng.uniform(0.7, 1.1), rng.normal(0, 12)
     pixels = (pixels - 127) * contrast + 127 + light
     pixels = _blur(pixels, float(rng.choice([0.0, 0.5, 1.0])))
-    pixels = pixels + rng.normal(0, rng.uniform(2, 10), pixels.shape)
+    pixels = pixels + rng.normal(0, rng.uniform(2, 8), pixels.shape)
     return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
 
 

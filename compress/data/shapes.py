@@ -58,7 +58,7 @@ def _button(u: Field, v: Field) -> Field:
 
 
 def _star(u: Field, v: Field) -> Field:
-    return _polar(u, v, 5, 0.42)
+    return _polar(u, v, 5, 0.4)
 
 
 def _cross(u: Field, v: Field) -> Field:

@@ -52,10 +52,8 @@ class _Pupil:
         self.student_taps = Taps(student, [own for own, _ in self.pairs])
 
     def compare(self, images: Tensor, loss: FeatureLoss) -> Tensor:
-        """Sum of ``loss`` over the levels. The student has just seen ``images``."""
+        """Sum of ``loss`` over the levels, once both nets have seen ``images``."""
         assert self.student_taps is not None
-        with torch.no_grad():
-            self.teacher(images)
         ours, theirs = self.student_taps.features, self.teacher_taps.features
         with torch.autocast(images.device.type, enabled=False):
             return torch.stack(
@@ -133,6 +131,9 @@ class _DistillationCriterion:
     def __call__(self, preds: Any, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
         loss, items = self.base(preds, batch)
         images = batch["img"]
+        with torch.no_grad():
+            for pupil in self.pupils:
+                pupil.teacher(images)
         values = [
             term.weight * torch.stack([p.compare(images, term.loss) for p in self.pupils]).mean()
             for term in self.terms

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from ultralytics.nn.modules import Detect
+from ultralytics.nn.modules import DFL, Detect
 
 from compress.errors import CompressError
 
@@ -49,16 +49,19 @@ def neck_layers(model: nn.Module) -> dict[int, str]:
 
 
 def head_outputs(model: nn.Module) -> list[str]:
-    """Names of the head's last convolutions (boxes, classes) and of DFL: fixed in width."""
+    """Names of the head's last convolutions (boxes and classes): fixed in width."""
     head = detect_head(model)
     prefix = next(name for name, module in model.named_modules() if module is head)
     names = []
     for branch in ("cv2", "cv3", "one2one_cv2", "one2one_cv3"):
         for level, layers in enumerate(getattr(head, branch, None) or ()):
             names.append(f"{prefix}.{branch}.{level}.{len(layers) - 1}")
-    if isinstance(getattr(head, "dfl", None), nn.Module) and hasattr(head.dfl, "conv"):
-        names.append(f"{prefix}.dfl.conv")
     return names
+
+
+def dfl_convs(model: nn.Module) -> list[str]:
+    """Names of the convolutions that turn bins into distances: fixed weights."""
+    return [f"{name}.conv" for name, module in model.named_modules() if isinstance(module, DFL)]
 
 
 @contextmanager

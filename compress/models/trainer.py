@@ -7,7 +7,7 @@ nothing of it reaches a checkpoint.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -84,10 +84,10 @@ class TrainingExtension:
 class ResumableTrainer(DetectionTrainer):
     """ultralytics' detection trainer that keeps a module's structure and resumes exactly."""
 
-    def __init__(self, job: TrainingJob, extension: TrainingExtension) -> None:
+    def __init__(self, job: TrainingJob, extensions: Sequence[TrainingExtension]) -> None:
         super().__init__(overrides=_overrides(job))
         self.job = job
-        self.extension = extension
+        self.extensions = list(extensions)
         self.history: dict[str, list[float]] = {}
         self.best_path = job.folder / "best_weights.pt"
         self.state_path = job.folder / "state.pt"
@@ -98,24 +98,30 @@ class ResumableTrainer(DetectionTrainer):
         self.add_callback("on_train_epoch_end", ResumableTrainer.refuse_nan)
 
     def build_optimizer(self, model: nn.Module, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
-        """The stock optimizer, plus the groups of the extension."""
-        self.extension.prepare(unwrap_model(model), self.device, self.args.imgsz)
+        """The stock optimizer, plus the groups of the extensions."""
+        plain = unwrap_model(model)
+        for extension in self.extensions:
+            extension.prepare(plain, self.device, self.args.imgsz)
         optimizer: torch.optim.Optimizer = super().build_optimizer(model, *args, **kwargs)
-        for group in self.extension.parameter_groups(unwrap_model(model), self.args.lr0):
-            own = {id(parameter) for parameter in group["params"]}
-            for stock in optimizer.param_groups:
-                stock["params"] = [p for p in stock["params"] if id(p) not in own]
-            optimizer.add_param_group(group)
+        for extension in self.extensions:
+            for group in extension.parameter_groups(plain, self.args.lr0):
+                own = {id(parameter) for parameter in group["params"]}
+                for stock in optimizer.param_groups:
+                    stock["params"] = [p for p in stock["params"] if id(p) not in own]
+                optimizer.add_param_group(group)
         return optimizer
 
     def attach(self) -> None:
         """After the weights' average is copied: wrap the loss, then pick up a saved state."""
         model = unwrap_model(self.model)
-        model.criterion = self.extension.wrap_criterion(model, model.init_criterion())
+        model.criterion = model.init_criterion()
+        for extension in self.extensions:
+            model.criterion = extension.wrap_criterion(model, model.criterion)
         state = read_state(self.state_path)
         if state is not None:
             restore(self, state)
-            self.extension.load_state_dict(state["extension"])
+            for extension, saved in zip(self.extensions, state["extensions"], strict=True):
+                extension.load_state_dict(saved)
             self.history = state["history"]
         if self.bar is not None:
             self.bar.advance(self.start_epoch * len(self.train_loader))
@@ -147,7 +153,8 @@ class ResumableTrainer(DetectionTrainer):
             self.history.setdefault(key, []).append(float(value))
         if self.best_fitness == self.fitness:
             write_state(best_weights(self), self.best_path)
-        state = capture(self, self.extension.state_dict())
+        state = capture(self)
+        state["extensions"] = [extension.state_dict() for extension in self.extensions]
         write_state({**state, "history": self.history}, self.state_path)
         return True
 
@@ -188,7 +195,7 @@ def train(
     job: TrainingJob,
     progress: Progress,
     title: str,
-    extension: TrainingExtension | None = None,
+    extensions: Sequence[TrainingExtension] = (),
 ) -> Training:
     """Train ``student`` and give the averaged weights of the epoch with the best val mAP.
 
@@ -201,7 +208,7 @@ def train(
     job.folder.mkdir(parents=True, exist_ok=True)
     finished = read_state(job.folder / "state.pt")
     if finished is None or not finished["finished"]:
-        _run(student, job, progress, title, extension or TrainingExtension())
+        _run(student, job, progress, title, extensions)
     state = read_state(job.folder / "state.pt")
     weights = read_state(job.folder / "best_weights.pt")
     if state is None or weights is None:
@@ -214,10 +221,10 @@ def _run(
     job: TrainingJob,
     progress: Progress,
     title: str,
-    extension: TrainingExtension,
+    extensions: Sequence[TrainingExtension],
 ) -> None:
     with quiet_ultralytics():
-        trainer = ResumableTrainer(job, extension)
+        trainer = ResumableTrainer(job, extensions)
         student.requires_grad_(True)  # a loaded checkpoint comes frozen
         trainer.model = student
         batches = -(-job.images // job.arguments["batch"])
@@ -226,5 +233,6 @@ def _run(
             try:
                 trainer.train()
             finally:
-                extension.close()
+                for extension in extensions:
+                    extension.close()
                 unwrap_model(trainer.model).criterion = None

@@ -28,7 +28,7 @@ def seed_epoch(trainer: BaseTrainer, seed: int, epoch: int) -> None:
     loader.generator.manual_seed(epoch_seed)
 
 
-def capture(trainer: BaseTrainer, extension: dict[str, Any]) -> dict[str, Any]:
+def capture(trainer: BaseTrainer) -> dict[str, Any]:
     """The state after an epoch, as tensors and plain values."""
     return {
         "epoch": trainer.epoch,
@@ -41,7 +41,6 @@ def capture(trainer: BaseTrainer, extension: dict[str, Any]) -> dict[str, Any]:
         "best_fitness": float(trainer.best_fitness),
         "stopper": {k: float(v) for k, v in _stopper(trainer).items()},
         "mosaic_buffer": [int(i) for i in trainer.train_loader.dataset.buffer],
-        "extension": extension,
     }
 
 

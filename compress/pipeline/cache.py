@@ -10,14 +10,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from compress.errors import CompressError
 from compress.pipeline.contract import Artifact, StageResult
 from compress.pipeline.files import (
     canonical_json,
     jsonable,
     remove_tree,
     sha256_of,
-    storage_fault,
+    storage_faults,
     write_json,
 )
 from compress.pipeline.locks import Busy, hold
@@ -125,13 +124,8 @@ class StageCache:
         remove_tree(folder)
         folder.mkdir(parents=True)
         try:
-            yield folder
-        except CompressError:
-            raise
-        except Exception as error:
-            if fault := storage_fault(error, self._entries):
-                raise fault from error
-            raise
+            with storage_faults(self._entries):
+                yield folder
         finally:
             remove_tree(folder)
 
@@ -192,7 +186,7 @@ def _read(folder: Path) -> Entry:
             raise NotStored(f"{MANIFEST} was changed")
     except FileNotFoundError:
         raise NotStored(f"it has no {MANIFEST}") from None
-    except (ValueError, KeyError, AttributeError):
+    except (ValueError, KeyError, AttributeError, TypeError):
         raise NotStored(f"{MANIFEST} cannot be read") from None
     files = {name: StoredFile(**fields) for name, fields in body["files"].items()}
     for file in files.values():

@@ -56,4 +56,5 @@ class StageFunction(Protocol):
 
     def __call__(
         self, config: Any, inputs: Mapping[str, Artifact], context: Context
-    ) -> StageResult: ...
+    ) -> StageResult:
+        """Do the stage's work and leave its files in ``context.out``."""

@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,10 @@ from compress.errors import CompressError
 _BLOCK = 1 << 20
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
+_KEPT = (
+    "Every finished stage is kept, and so is the last whole epoch of a training. "
+    "Then run the same command again: it goes on from there"
+)
 
 
 def sha256_of(file: Path) -> str:
@@ -55,9 +59,9 @@ def write_json(file: Path, value: Any) -> None:
 
 def write_text(file: Path, text: str) -> None:
     """Replace ``file`` by ``text`` in one step."""
-    temporary = file.with_name(f".{file.name}.new")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(file)
+    draft = _draft(file)
+    draft.write_text(text, encoding="utf-8")
+    draft.replace(file)
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -74,13 +78,19 @@ def link_or_copy(source: Path, target: Path) -> None:
     if target.exists() and target.samefile(source):
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.new")
-    temporary.unlink(missing_ok=True)
+    draft = _draft(target)
+    draft.unlink(missing_ok=True)
     try:
-        os.link(source, temporary)
+        os.link(source, draft)
     except OSError:  # another file system, or one without hard links
-        shutil.copyfile(source, temporary)
-    temporary.replace(target)
+        shutil.copyfile(source, draft)
+    draft.replace(target)
+
+
+def remove_drafts(folder: Path) -> None:
+    """Remove what a killed process left half written in ``folder`` and below."""
+    for draft in folder.glob("**/.*.new"):
+        draft.unlink()
 
 
 def remove_tree(folder: Path) -> None:
@@ -107,24 +117,36 @@ def make_writable_folder(folder: Path, option: str) -> None:
         ) from error
 
 
-def storage_fault(error: BaseException, folder: Path) -> CompressError | None:
-    """The message for a full disk or a missing permission behind ``error``, if it is one.
+@contextmanager
+def storage_faults(folder: Path) -> Iterator[None]:
+    """Turn a full disk or a missing permission inside the block into one clear message.
 
-    torch reports a full disk as a plain RuntimeError, so the space left is looked at too.
+    Raises:
+        CompressError: in place of the error that ``folder``'s file system caused.
     """
+    try:
+        yield
+    except CompressError:
+        raise
+    except Exception as error:
+        if message := _storage_message(error, folder):
+            raise CompressError(f"{message}. {_KEPT}") from error
+        raise
+
+
+def _storage_message(error: Exception, folder: Path) -> str:
     codes = {link.errno: link for link in _chain(error) if isinstance(link, OSError)}
-    kept = (
-        "Every finished stage is kept, and so is the training's last epoch. "
-        "Then run the same command again: it goes on from there"
-    )
+    # torch reports a full disk as a plain RuntimeError, so the space left is looked at too
     if codes.keys() & set(_DISK_FULL) or shutil.disk_usage(folder).free < _BLOCK:
-        return CompressError(f"no space left on the disk of '{folder}': free some. {kept}")
-    for code in _DENIED:
-        if code in codes:
-            denied = codes[code]
-            place = denied.filename or folder
-            return CompressError(f"'{place}': {denied.strerror}. Mend its permissions. {kept}")
-    return None
+        return f"no space left on the disk of '{folder}': free some"
+    denied = next((codes[code] for code in _DENIED if code in codes), None)
+    if denied:
+        return f"'{denied.filename or folder}': {denied.strerror}. Mend its permissions"
+    return ""
+
+
+def _draft(file: Path) -> Path:
+    return file.with_name(f".{file.name}.new")
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compress.pipeline.contract import Artifact
+from compress.pipeline.files import make_writable_folder, storage_faults
 from compress.pipeline.links import FromRecipe, link_steps
 from compress.pipeline.stage_table import STAGES, StageTable
 from compress.recipe.schema import Recipe
@@ -52,23 +53,26 @@ def prepare(
     """Find and hash all that the recipe names.
 
     Raises:
-        CompressError: weights, a model yaml or data cannot be found or read.
+        CompressError: weights, a model yaml or data cannot be found or read, or the cache,
+            which remembers data sets' hashes, cannot be written.
     """
     from compress.data.dataset import load_dataset
     from compress.data.fingerprint import fingerprint
     from compress.recipe.references import resolve_data, resolve_model
 
+    make_writable_folder(cache, "--cache")
     recipe, home = loaded.recipe, loaded.path.parent
     links = [link for step in link_steps(recipe, table) for link in step.links.values()]
     references = dict.fromkeys(link.reference for link in links if isinstance(link, FromRecipe))
-    named = {name: resolve_model(name, home, download=download) for name in references}
-    data = load_dataset(resolve_data(recipe.data, home, cache, download=download))
-    return Job(
-        recipe=recipe,
-        name=loaded.name,
-        source=loaded.path,
-        overrides=tuple(loaded.overrides),
-        data=data,
-        fingerprint=fingerprint(data, cache / "data" / "fingerprints.json"),
-        named=named,
-    )
+    with storage_faults(cache):
+        named = {name: resolve_model(name, home, download=download) for name in references}
+        data = load_dataset(resolve_data(recipe.data, home, cache, download=download))
+        return Job(
+            recipe=recipe,
+            name=loaded.name,
+            source=loaded.path.absolute(),
+            overrides=tuple(loaded.overrides),
+            data=data,
+            fingerprint=fingerprint(data, cache / "data" / "fingerprints.json"),
+            named=named,
+        )

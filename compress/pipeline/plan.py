@@ -101,9 +101,7 @@ def find(
 
 
 class _Planner:
-    def __init__(
-        self, job: Job, cache: StageCache, memory: Memory, force: tuple[str, ...]
-    ) -> None:
+    def __init__(self, job: Job, cache: StageCache, memory: Memory, force: tuple[str, ...]) -> None:
         self._job = job
         self._cache = cache
         self._memory = memory

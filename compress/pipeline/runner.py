@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +15,12 @@ from compress.pipeline.contract import Artifact, Context
 from compress.pipeline.files import (
     link_or_copy,
     make_writable_folder,
-    remove_tree,
-    storage_fault,
+    remove_drafts,
+    storage_faults,
     write_text,
 )
 from compress.pipeline.gates import GateResult, check_gates
-from compress.pipeline.job import RECORD, Job, Place
+from compress.pipeline.job import Job, Place
 from compress.pipeline.keys import key_material, key_of
 from compress.pipeline.links import Input, Step, link_steps, resolve_inputs
 from compress.pipeline.locks import Busy, hold
@@ -45,13 +45,14 @@ def run(
     job: Job,
     place: Place,
     progress: Progress,
+    write_report: Callable[[Path], object],
     selection: Selection | None = None,
     table: StageTable = STAGES,
 ) -> Outcome:
     """Bring every selected stage's result into the run folder, running what is not cached.
 
     Results go to the cache and into ``run.json`` one by one, so that an end at any moment loses
-    no finished stage.
+    no finished stage. ``write_report`` is called with the run folder when ``run.json`` is complete.
 
     Raises:
         GateError: a result misses its ``accept`` gate; it is kept, and the report is written.
@@ -61,10 +62,10 @@ def run(
     steps = select(link_steps(job.recipe, table), selection)
     make_writable_folder(place.run, "--out")
     make_writable_folder(place.cache, "--cache")
-    with _only_run_in(place.run):
+    with _only_run_in(place.run), storage_faults(place.cache):
         if selection.start:
             plan(job, place, progress, selection, table)
-        return _Run(job, place, progress, steps, selection.force).execute()
+        return _Run(job, place, progress, write_report, steps, selection.force).execute()
 
 
 @contextmanager
@@ -85,12 +86,14 @@ class _Run:
         job: Job,
         place: Place,
         progress: Progress,
+        write_report: Callable[[Path], object],
         steps: Sequence[Step],
         force: tuple[str, ...],
     ) -> None:
         self._job = job
         self._place = place
         self._progress = progress
+        self._write_report = write_report
         self._steps = steps
         self._force = force
         self._cache = StageCache(place.cache, progress)
@@ -102,13 +105,12 @@ class _Run:
 
     def execute(self) -> Outcome:
         self._cache.clean()
+        remove_drafts(self._place.run)
         try:
             for step in self._steps:
                 self._advance(step)
         except BaseException as error:
             self._note_failure(error)
-            if fault := isinstance(error, OSError) and storage_fault(error, self._place.cache):
-                raise fault from error
             raise
         if len(self._steps) == len(self._job.recipe.stages):
             self._memory.forget_all_but([step.name for step in self._steps])
@@ -123,7 +125,7 @@ class _Run:
             forced = step.name in self._force
             entry, reason = find(step, material, self._cache, self._memory, forced)
             cached = entry is not None
-            self._say(step, reason or "cached")
+            self._say(step, f"runs ({reason})" if reason else "cached")
             if entry is None:
                 if forced:
                     self._cache.drop_scratch(stage, key)
@@ -165,7 +167,7 @@ class _Run:
             return self._cache.store(out, key, result, material, time.perf_counter() - started)
 
     def _check_before_work(self) -> None:
-        from compress.data.labels import check_labels
+        from compress.data.dataset import check_labels
 
         check_labels(self._job.data)
 
@@ -199,6 +201,4 @@ class _Run:
         write_text(folder / "recipe.yaml", resolved_recipe(self._job))
         changed = self._record.finish(status, error)
         if changed or not all((folder / name).exists() for name in _REPORTS):
-            from compress.report import write_report
-
-            write_report(folder)
+            self._write_report(folder)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from compress.errors import CompressError
 from compress.models.blocks import HALVES, join_blocks, split_blocks
-from compress.models.inspect import conv_costs, head_outputs
+from compress.models.inspect import conv_costs, dfl_convs, head_outputs
 from compress.prune.groups import ChannelGroup, DependencyGraph
 from compress.prune.scores import group_magnitude, lamp, squared_norms
 from compress.prune.solver import Effect, Layer, PrunePlan, Unit, plan_channels
@@ -47,7 +47,7 @@ def prune_model(
     """
     plain = deepcopy(model).float().eval()
     plain.requires_grad_(True)  # frozen parameters would be missing from the graph
-    fixed = head_outputs(plain) + _matching(plain, ignore)
+    fixed = head_outputs(plain) + dfl_convs(plain) + _matching(plain, ignore)
     work = deepcopy(plain)
     split_blocks(work)
     try:

@@ -55,12 +55,13 @@ def read_value(text: str) -> Any:
         try:
             tree, problems = _read(text)
         except _UnreadableError as error:
-            raise ValueError(str(error)) from error
+            raise ValueError(f"{text!r} is not valid YAML; quote it to mean text") from error
         if problems:
             raise ValueError(problems[0].message)
         return tree.value
     loader = _Loader("")
-    node = yaml.ScalarNode(loader.resolve(yaml.ScalarNode, text, (True, False)), text)
+    tag = loader.resolve(yaml.ScalarNode, text, (True, False))  # type: ignore[no-untyped-call]
+    node = yaml.ScalarNode(tag, text)
     return loader.construct_object(node) if node.tag in _KNOWN_TAGS[yaml.ScalarNode] else text
 
 
@@ -82,7 +83,7 @@ class _Loader(yaml.SafeLoader):
         self._count = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        event = self.peek_event()
+        event = self.peek_event()  # type: ignore[no-untyped-call]
         place = _place(event.start_mark)
         self._depth += 1
         self._count += 1
@@ -110,6 +111,10 @@ def _place(mark: yaml.Mark) -> Place:
     return Place(mark.line + 1, mark.column + 1)
 
 
+def _shown(node: yaml.Node) -> str:
+    return repr(str(node.tag).replace(_PREFIX, "!!"))
+
+
 def _bound(place: Place, depth: int, count: int) -> None:
     if depth > MAX_DEPTH:
         raise _UnreadableError(place, f"nested deeper than {MAX_DEPTH} levels")
@@ -126,7 +131,8 @@ def _decoded(source: bytes) -> str:
         before = source[: error.start]
         place = Place(before.count(b"\n") + 1, len(before) - before.rfind(b"\n"))
         found = f"byte 0x{source[error.start]:02x}"
-        raise _UnreadableError(place, f"not UTF-8 text ({found}); save the file as UTF-8") from error
+        message = f"not UTF-8 text ({found}); save the file as UTF-8"
+        raise _UnreadableError(place, message) from error
 
 
 def _read(text: str) -> tuple[Tree, list[Problem]]:
@@ -137,12 +143,12 @@ def _read(text: str) -> tuple[Tree, list[Problem]]:
         before = text[: error.position]
         place = Place(before.count("\n") + 1, len(before) - before.rfind("\n"))
         character = f"U+{ord(text[error.position]):04X}"
-        raise _UnreadableError(
-            place, f"character {character} is not allowed in YAML; remove it"
-        ) from error
+        message = f"character {character} is not allowed in YAML; remove it"
+        raise _UnreadableError(place, message) from error
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        raise _UnreadableError(_place(mark), _syntax_fault(error)) from error
+        place = _place(mark) if mark else Place(1, 1)
+        raise _UnreadableError(place, _syntax_fault(error)) from error
     builder = _Builder(loader)
     if node is not None:
         builder.tree.value = builder.build(node, (), None)
@@ -151,16 +157,19 @@ def _read(text: str) -> tuple[Tree, list[Problem]]:
 
 def _syntax_fault(error: yaml.MarkedYAMLError) -> str:
     problem = error.problem or "cannot be read"
+    began = f"line {error.context_mark.line + 1}" if error.context_mark else ""
     if "'\\t'" in problem:
         return "a tab where YAML wants spaces; indent with spaces"
     if "another document" in problem:
         return "a second YAML document begins here; a recipe is one document"
     if "mapping values are not allowed" in problem:
         return "not valid YAML: unexpected ': '; check the indentation, quote text that holds it"
-    began = f", {error.context}" if error.context else ""
-    if began and error.context_mark:
-        began += f" that begins at line {error.context_mark.line + 1}"
-    return f"not valid YAML: {problem}{began}"
+    if "second occurrence" in problem:
+        return f"an anchor of this name is defined already ({began})"
+    if "expected <block end>" in problem:
+        return f"wrong indentation or a missing ':' in the block that begins at {began}"
+    context = f", {error.context}" if error.context else ""
+    return f"not valid YAML: {problem}{context}" + (f" that begins at {began}" if began else "")
 
 
 class _Builder:
@@ -181,15 +190,15 @@ class _Builder:
             self.tree.uses[path] = use
         try:
             if node.tag not in _KNOWN_TAGS[type(node)]:
-                return self._fault(node, path, f"the tag {node.tag!r} is not known in a recipe")
-            if isinstance(node, yaml.ScalarNode):
-                return self._scalar(node, path)
+                return self._fault(node, path, f"the tag {_shown(node)} is not known in a recipe")
+            if isinstance(node, yaml.MappingNode):
+                return self._mapping(node, path)
             if isinstance(node, yaml.SequenceNode):
                 return [
                     self.build(child, (*path, i), self._loader.alias_places.get(_slot(node, i)))
                     for i, child in enumerate(node.value)
                 ]
-            return self._mapping(node, path)
+            return self._scalar(node, path)
         finally:
             self._open.discard(id(node))
 
@@ -206,7 +215,7 @@ class _Builder:
             self._seen.add(id(node))
             self.problems.append(_place(node.start_mark).problem(f"{dotted(path)}: {message}"))
 
-    def _scalar(self, node: yaml.ScalarNode, path: KeyPath) -> Any:
+    def _scalar(self, node: yaml.Node, path: KeyPath) -> Any:
         try:
             return self._loader.construct_object(node)
         except (ValueError, KeyError):
@@ -220,9 +229,9 @@ class _Builder:
             if not isinstance(key, yaml.ScalarNode):
                 self._fault(key, path, "a key must be plain text")
             elif key.value in out:
-                first = self.tree.keys[(*path, key.value)].line
-                message = f"duplicate key; it is given first at line {first}"
-                self._fault(key, (*path, key.value), message)
+                child_path = (*path, key.value)
+                first = self.tree.keys[child_path]
+                self._fault(key, child_path, f"duplicate key; it is given first at {first}")
             else:
                 use = self._loader.alias_places.get(_slot(node, key))
                 out[key.value] = self._member(key, child, path, use)

@@ -2,21 +2,57 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Union
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar, Union
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    model_validator,
+)
 
 MAX_ALIGN = 64
+_Item = TypeVar("_Item")
 
 
 class Strict(BaseModel):
-    """Unknown keys are faults, values never change after loading."""
+    """Unknown keys and wrong types are faults, values never change after loading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
-Share = Annotated[float, Field(gt=0.0, le=1.0)]
+def _stage_name(name: str) -> str:
+    if name and not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,39}", name):
+        raise ValueError("must be 1 to 40 of a-z, 0-9, '-', '_', beginning with a letter or digit")
+    return name
+
+
+def _device(device: object) -> object:
+    if isinstance(device, int) and not isinstance(device, bool):
+        return str(device)  # `device: 0`, as ultralytics takes it
+    return device
+
+
+def _known_device(device: str) -> str:
+    if not re.fullmatch(r"cpu|mps|cuda|(cuda:)?[0-9]+", device):
+        raise ValueError("must be 'cpu', or the number of one GPU such as 0")
+    return device
+
+
+def _distinct(items: list[_Item]) -> list[_Item]:
+    twice = [item for i, item in enumerate(items) if item in items[:i]]
+    if twice:
+        raise ValueError(f"names {twice[0]!r} twice")
+    return items
+
+
 Align = Annotated[int, Field(ge=1, le=MAX_ALIGN)]
+Device = Annotated[str, AfterValidator(_known_device), BeforeValidator(_device)]
+StageName = Annotated[str, AfterValidator(_stage_name)]
 
 
 class TrainArguments(BaseModel):
@@ -26,13 +62,13 @@ class TrainArguments(BaseModel):
     optimizer step is taken a batch, so ``nbs`` belongs to the pipeline.
     """
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True, allow_inf_nan=False)
 
     epochs: int = Field(gt=0)
-    batch: int = Field(16, gt=0)
+    batch: int = Field(default=16, gt=0)
     # ultralytics' "auto" ignores lr0: a recipe names its optimizer
     optimizer: Literal["SGD", "Adam", "AdamW", "NAdam", "RAdam", "RMSProp", "MuSGD"] = "AdamW"
-    lr0: float = Field(0.001, gt=0)
+    lr0: float = Field(default=0.001, gt=0, le=1)
 
 
 class MapGate(Strict):
@@ -54,8 +90,10 @@ class BenchGates(Strict):
 
     map50_95: MapGate | None = None
     map50: MapGate | None = None
-    min_speedup: float | None = Field(None, gt=0, description="median latency of base / result")
-    max_size_share: float | None = Field(None, gt=0, description="bytes of result / base")
+    min_speedup: float | None = Field(
+        default=None, gt=0, description="median latency of base / result"
+    )
+    max_size_share: float | None = Field(default=None, gt=0, description="bytes of result / base")
 
 
 class CwdLoss(Strict):
@@ -63,14 +101,16 @@ class CwdLoss(Strict):
 
     kind: Literal["cwd"]
     at: Literal["neck"] = "neck"
-    weight: float = Field(1.0, gt=0)
-    temperature: float = Field(1.0, gt=0)
+    weight: float = Field(default=1.0, gt=0)
+    temperature: float = Field(default=1.0, gt=0)
 
 
 class Distill(Strict):
     """Who teaches what. Teachers: ``teacher``, ``base``, a stage's name or a ``.pt`` file."""
 
-    teachers: list[str] = Field(["teacher"], min_length=1)
+    teachers: Annotated[list[str], AfterValidator(_distinct)] = Field(
+        default=["teacher"], min_length=1
+    )
     losses: list[CwdLoss] = Field(min_length=1)
 
 
@@ -78,8 +118,8 @@ class Calibration(Strict):
     """How activation ranges are first found, on images of the train split."""
 
     method: Literal["minmax", "percentile"] = "percentile"
-    percentile: float = Field(99.99, gt=50.0, le=100.0)
-    images: int = Field(128, ge=1)
+    percentile: float = Field(default=99.999, gt=50.0, le=100.0)
+    images: int = Field(default=128, ge=1)
 
 
 class Quantization(Strict):
@@ -96,31 +136,46 @@ class PruneTarget(Strict):
     macs: float = Field(gt=0.0, lt=1.0)
 
 
-class StageBase(Strict):
-    """What all stages have."""
+def default_name(stage: Mapping[str, Any]) -> str:
+    """The name of a stage that gives none: its kind; of a ``train`` stage its role."""
+    if stage.get("stage") == "train":
+        return "teacher" if stage.get("role") == "teacher" else "base"
+    return str(stage.get("stage", ""))
 
-    name: str = Field("", pattern=r"^[a-z0-9_\-]*$")
+
+class StageBase(Strict):
+    """What all stages have. ``name`` is the stage's kind (of ``train``: its role) by default."""
+
+    name: StageName = ""
 
     @model_validator(mode="before")
     @classmethod
     def _name_from_kind(cls, values: Any) -> Any:
-        if isinstance(values, dict) and not values.get("name"):
-            role = values.get("role")
-            named = role if isinstance(role, str) and role else values.get("stage", "")
-            if values.get("stage") == "train" and not role:
-                named = "base"
-            return {**values, "name": named}
+        if isinstance(values, dict) and values.get("name") in (None, ""):
+            return {**values, "name": default_name(values)}
         return values
 
 
 class TrainStage(StageBase):
-    """Plain training of the recipe's ``model`` (role base) or of its ``teacher``."""
+    """Plain training of the recipe's ``model`` (role base) or of its ``teacher``.
+
+    ``when: classes_differ`` trains only weights that were made for other classes than the data's;
+    ``when: never`` takes the weights as they are, and has no ``train`` section.
+    """
 
     stage: Literal["train"]
     role: Literal["base", "teacher"] = "base"
-    when: Literal["always", "classes_differ"] = "always"
-    train: TrainArguments
+    when: Literal["always", "classes_differ", "never"] = "always"
+    train: TrainArguments | None = None
     accept: CheckpointGates = CheckpointGates()
+
+    @model_validator(mode="after")
+    def _train_unless_never(self) -> TrainStage:
+        if self.train is None and self.when != "never":
+            raise ValueError("needs a `train:` section, or `when: never` to take weights as is")
+        if self.train is not None and self.when == "never":
+            raise ValueError("has a `train:` section that `when: never` would never use")
+        return self
 
 
 class PruneStage(StageBase):
@@ -130,7 +185,9 @@ class PruneStage(StageBase):
     importance: Literal["lamp"] = "lamp"
     target: PruneTarget
     align: Align = 8
-    max_pruned: float = Field(0.9, gt=0.0, lt=1.0, description="largest share a layer may lose")
+    max_pruned: float = Field(
+        default=0.9, gt=0.0, lt=1.0, description="largest share a layer may lose"
+    )
     ignore: list[str] = []
     accept: CheckpointGates = CheckpointGates()
 
@@ -164,9 +221,11 @@ class ExportStage(StageBase):
     """Float ONNX of every checkpoint of the chain, INT8 ONNX of the last one for each target."""
 
     stage: Literal["export"]
-    targets: list[Literal["onnxruntime", "tensorrt"]] = Field(["onnxruntime"], min_length=1)
-    opset: int = Field(17, ge=13, le=20)
-    parity_images: int = Field(8, ge=1)
+    targets: Annotated[list[Literal["onnxruntime", "tensorrt"]], AfterValidator(_distinct)] = Field(
+        ["onnxruntime"], min_length=1
+    )
+    opset: int = Field(default=17, ge=13, le=20)
+    parity_images: int = Field(default=8, ge=1)
 
 
 class BenchStage(StageBase):
@@ -174,11 +233,13 @@ class BenchStage(StageBase):
 
     stage: Literal["bench"]
     device: Literal["cpu"] = "cpu"
-    threads: int = Field(1, ge=1)
-    min_seconds: float = Field(5.0, gt=0)
-    min_count: int = Field(64, ge=1)
-    splits: list[Literal["val", "test"]] = Field(["val"], min_length=1)
-    align: Align | None = None
+    threads: int = Field(default=1, ge=1)
+    min_seconds: float = Field(default=5.0, gt=0)
+    min_count: int = Field(default=64, ge=1)
+    splits: Annotated[list[Literal["val", "test"]], AfterValidator(_distinct)] = Field(
+        ["val"], min_length=1
+    )
+    align: Align | None = Field(default=None, description="by default that of the last prune stage")
     accept: BenchGates = BenchGates()
 
 
@@ -195,8 +256,8 @@ class Recipe(Strict):
     model: str = Field(min_length=1, description="weights (.pt) or a model yaml")
     teacher: str | None = None
     data: str = Field(min_length=1, description="a data yaml, or 'sample' for the drawn set")
-    imgsz: int = Field(640, ge=32, le=4096, multiple_of=32)
-    seed: int = Field(0, ge=0)
-    device: str = "cpu"
-    workers: int = Field(8, ge=0)
+    imgsz: int = Field(default=640, ge=32, le=4096, multiple_of=32)
+    seed: int = Field(default=0, ge=0)
+    device: Device = "cpu"
+    workers: int = Field(default=8, ge=0)
     stages: list[Stage] = Field(min_length=1)

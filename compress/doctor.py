@@ -1,0 +1,127 @@
+"""What is installed here, what each extra and device still lacks, and what mends it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+# extra of the package -> distribution -> the module that it is imported as
+EXTRAS: Mapping[str, Mapping[str, str]] = {
+    "train": {
+        "torch": "torch",
+        "torchvision": "torchvision",
+        "ultralytics": "ultralytics",
+        "torch-pruning": "torch_pruning",
+        "onnx": "onnx",
+        "onnxruntime": "onnxruntime",
+        "matplotlib": "matplotlib",
+    },
+    "openvino": {"openvino": "openvino"},
+    "tensorrt": {"tensorrt": "tensorrt", "pycuda": "pycuda"},
+    "dev": {
+        "pytest": "pytest",
+        "pytest-timeout": "pytest_timeout",
+        "hypothesis": "hypothesis",
+        "ruff": "ruff",
+        "mypy": "mypy",
+    },
+}
+_BASE = ("numpy", "pydantic", "rich", "typer")
+_JETSON_TOOLS = {
+    "nvpmodel": "sudo apt install nvidia-l4t-nvpmodel",
+    "jetson_clocks": "sudo apt install nvidia-l4t-init",
+    "tegrastats": "sudo apt install nvidia-l4t-tools",
+}
+_JETPACK_TENSORRT = "sudo apt install python3-libnvinfer"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One extra or device. ``have`` maps a library to its version, ``lacks`` what to its mend."""
+
+    kind: str
+    name: str
+    have: Mapping[str, str]
+    lacks: Mapping[str, str]
+
+
+def extra_of(module: str) -> str:
+    """The extra that brings ``module``; empty if none does."""
+    top = module.partition(".")[0]
+    modules = {"cv2": "train"} | {
+        name: extra for extra, packages in EXTRAS.items() for name in packages.values()
+    }
+    return modules.get(top, "")
+
+
+def examine(root: Path = Path("/")) -> list[Check]:
+    """Look at everything, importing none of it. ``root`` is where ``proc`` and ``etc`` lie."""
+    base = Check("base", "recipe, plan", {name: _version(name) for name in _BASE}, {})
+    return [base, *map(_extra, EXTRAS), _cpu(), _cuda(root), _jetson(root)]
+
+
+def table(checks: list[Check]) -> Table:
+    """The checks for a terminal."""
+    from rich.table import Table
+    from rich.text import Text  # '[train]' would be markup otherwise
+
+    grid = Table("", "for", "installed", "lacks", "mend", box=None, pad_edge=False)
+    for check in checks:
+        have = "\n".join(f"{name} {number}" for name, number in check.have.items())
+        lacks = "\n".join(check.lacks) or "nothing"
+        mends = "\n".join(dict.fromkeys(check.lacks.values()))
+        grid.add_row(*map(Text, (check.kind, check.name, have, lacks, mends)))
+        grid.add_section()
+    return grid
+
+
+def _extra(name: str) -> Check:
+    packages = EXTRAS[name]
+    have = {package: _version(package) for package, module in packages.items() if _is_here(module)}
+    install = f"pip install 'yolo-compress[{name}]'"
+    lacks = {package: install for package in packages if package not in have}
+    return Check("extra", name, have, lacks)
+
+
+def _cpu() -> Check:
+    lacks = {} if _is_here("onnxruntime") else {"onnxruntime": "pip install 'yolo-compress[train]'"}
+    return Check("device", "cpu", {}, lacks)
+
+
+def _cuda(root: Path) -> Check:
+    lacks = {}
+    if not (root / "proc/driver/nvidia/version").exists():
+        lacks["an NVIDIA GPU with its driver"] = "https://www.nvidia.com/drivers"
+    if _version("torch").endswith("+cpu"):
+        lacks["torch built for CUDA"] = "https://pytorch.org/get-started/locally"
+    return Check("device", "cuda", {}, lacks | dict(_extra("tensorrt").lacks))
+
+
+def _jetson(root: Path) -> Check:
+    if not (root / "etc/nv_tegra_release").exists():
+        return Check("device", "jetson", {}, {"a Jetson": "run compress on the board"})
+    lacks = {tool: mend for tool, mend in _JETSON_TOOLS.items() if not shutil.which(tool)}
+    if not _is_here("tensorrt"):
+        lacks["tensorrt"] = _JETPACK_TENSORRT
+    if not _is_here("pycuda"):
+        lacks["pycuda"] = "pip install pycuda"
+    return Check("device", "jetson", {}, lacks)
+
+
+def _is_here(module: str) -> bool:
+    return find_spec(module) is not None
+
+
+def _version(distribution: str) -> str:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return "without a version"

@@ -1,0 +1,92 @@
+"""A model as it is exported: BN folded, decoded output, and what runtimes must know of it."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+import torch
+from torch import Tensor, nn
+from ultralytics.nn.modules import DFL, C2f
+
+from compress.models.checkpoint import class_names
+from compress.models.inspect import detect_head
+from compress.models.quiet import quiet_ultralytics
+
+
+def fused_copy(model: nn.Module) -> nn.Module:
+    """A float32 copy in eval mode with BatchNorm folded into the convolutions before it."""
+    copy = deepcopy(model).float().eval()
+    copy.criterion = None
+    with quiet_ultralytics():
+        return copy.fuse(verbose=False)
+
+
+def unfuse_into(fused: nn.Module, plain: nn.Module) -> nn.Module:
+    """A copy of ``plain`` that computes what ``fused`` does; its BatchNorms only add the bias.
+
+    Keeps the structure that stock ultralytics expects of an unfused checkpoint. Folding the copy
+    again gives the very weights of ``fused``.
+    """
+    result = deepcopy(plain).float().eval()
+    trained = dict(fused.named_modules())
+    for name, module in result.named_modules():
+        norm = getattr(module, "bn", None)
+        if isinstance(norm, nn.BatchNorm2d) and isinstance(getattr(module, "conv", None), nn.Conv2d):
+            source = trained[f"{name}.conv"]
+            module.conv.weight.data.copy_(source.weight.detach())
+            norm.running_mean.zero_()
+            norm.running_var.fill_(1.0)
+            norm.weight.data.copy_(torch.sqrt(norm.eps + norm.running_var))
+            norm.bias.data.copy_(source.bias.detach())
+        elif isinstance(module, nn.Conv2d) and not name.endswith(".conv"):
+            module.load_state_dict(trained[name].state_dict())
+    return result
+
+
+class ExpectedDistance(nn.Module):
+    """DFL's expectation over distance bins, in a form that runtimes compute fast.
+
+    A softmax over 16 values that do not lie side by side takes ONNX Runtime ten times as long as
+    the same numbers as ``exp``, then one small product that gives both sums.
+    """
+
+    def __init__(self, bins: int) -> None:
+        super().__init__()
+        self.bins = bins
+        self.register_buffer("sums", torch.stack([torch.arange(float(bins)), torch.ones(bins)]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Bin logits (N, 4 * bins, cells) to distances in strides (N, 4, cells)."""
+        logits = x.view(x.shape[0], 4, self.bins, x.shape[-1])
+        powers = (logits - logits.amax(2, keepdim=True)).exp()  # at most 1: cannot overflow
+        sums = self.sums @ powers
+        return sums[:, :, 0] / sums[:, :, 1]
+
+
+def exportable(model: nn.Module) -> nn.Module:
+    """A fused copy whose output is one tensor (1, 4 + classes, cells): xywh pixels and scores."""
+    view = fused_copy(model)
+    head = detect_head(view)
+    head.export, head.format, head.shape = True, "onnx", None
+    if isinstance(head.dfl, DFL):
+        head.dfl = ExpectedDistance(head.reg_max)
+    for layer in view.modules():
+        if isinstance(layer, C2f) and type(layer).forward is C2f.forward:
+            layer.forward = layer.forward_split  # a plain Split for runtimes, not a Slice pair
+    return view
+
+
+def export_metadata(model: nn.Module, imgsz: int) -> dict[str, str]:
+    """What ultralytics' own runtime reads from an exported file to decode its output."""
+    head = detect_head(model)
+    return {
+        "description": "YOLO detector",
+        "stride": str(int(max(head.stride))),
+        "task": "detect",
+        "batch": "1",
+        "imgsz": str([imgsz, imgsz]),
+        "names": str(class_names(model)),
+        "args": str({"nms": False}),
+        "end2end": "False",
+        "channels": "3",
+    }

@@ -1,0 +1,163 @@
+"""Rules between stages, checked on the recipe as written, so that they come with other faults."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import chain
+
+from compress.pipeline.stage_table import STAGES
+from compress.recipe.outline import StageOutline, outline
+from compress.recipe.tree import Fault, KeyPath, Tree
+from compress.recipe.wording import unknown
+
+_MODEL_YAML = (".yaml", ".yml")
+
+
+def order_faults(tree: Tree) -> list[Fault]:
+    """What is wrong between the stages, or between a stage and the recipe's top level.
+
+    Nothing is said about a recipe that has a stage of unknown kind: what it lacks may be that one.
+    """
+    stages = outline(tree)
+    if any(stage.kind not in STAGES for stage in stages):
+        return []
+    rules = (_names, _sequence, _needs, _gates, _teachers, _weights)
+    return list(chain.from_iterable(rule(tree, stages) for rule in rules))
+
+
+def names_teacher(stages: list[StageOutline]) -> bool:
+    """Whether a distill section asks for the recipe's ``teacher``."""
+    return any("teacher" in dict(_teacher_references(stage)).values() for stage in stages)
+
+
+def _names(tree: Tree, stages: list[StageOutline]) -> Iterator[Fault]:
+    taken: dict[str, StageOutline] = {}
+    for stage in stages:
+        path = (*stage.path, "name")
+        if stage.name in taken:
+            first = tree.place(taken[stage.name].path)
+            hint = "one is enough" if stage.role else "give this one a `name:` of its own"
+            yield Fault(path, f"a stage is named '{stage.name}' already ({first}); {hint}")
+        elif stage.role and stage.name != stage.role:
+            yield Fault(path, f"a train stage is named by its role: leave out `name: {stage.name}`")
+        elif not stage.role and stage.name in {"base", "teacher", "stages"}:
+            yield Fault(path, f"the name '{stage.name}' is reserved; choose another")
+        elif stage.name.startswith("int8-"):
+            yield Fault(path, "names that begin with 'int8-' are reserved for exported graphs")
+        taken.setdefault(stage.name, stage)
+
+
+def _sequence(tree: Tree, stages: list[StageOutline]) -> Iterator[Fault]:
+    for i, stage in enumerate(stages):
+        banned = STAGES[stage.kind].cannot_follow
+        blocker = next((other for other in stages[:i] if other.kind in banned), None)
+        if blocker is not None:
+            where = tree.place(blocker.path)
+            message = f"{stage.kind} cannot follow {blocker.kind} ({where}); move it before that"
+            yield Fault(stage.path, message)
+
+
+def _needs(tree: Tree, stages: list[StageOutline]) -> Iterator[Fault]:
+    for i, stage in enumerate(stages):
+        for kind in STAGES[stage.kind].needs:
+            if not any(other.kind == kind for other in stages[:i]):
+                yield Fault(stage.path, f"{stage.kind} needs {_a(kind)} stage before it")
+        late = next((other for other in stages[i:] if other.role == "base"), None)
+        # what train cannot follow is told at the train stage already
+        if "checkpoints" in STAGES[stage.kind].takes and late is not None:
+            where = tree.place(late.path)
+            message = f"{stage.kind} needs a checkpoint; move the base's train ({where}) before it"
+            yield Fault(stage.path, message)
+
+
+def _gates(tree: Tree, stages: list[StageOutline]) -> Iterator[Fault]:
+    for i, stage in enumerate(stages):
+        known = _exported(stages[:i]) if stage.kind == "bench" else _checkpoints(tree, stages, i)
+        for path, name in _gate_references(stage):
+            if name not in known:
+                yield Fault(path, _unknown_stage(tree, stages, name, known))
+
+
+def _teachers(tree: Tree, stages: list[StageOutline]) -> Iterator[Fault]:
+    for i, stage in enumerate(stages):
+        known = _checkpoints(tree, stages, i)
+        for path, name in _teacher_references(stage):
+            if name in known or name.endswith(".pt"):
+                continue
+            if name == "teacher" and not any(other.role == "teacher" for other in stages):
+                message = "the recipe has no `teacher:`; give one, such as `teacher: yolov8s.pt`"
+                yield Fault(path, message)
+            else:
+                hint = " (a teacher is an earlier stage or a .pt file)"
+                words = _unknown_stage(tree, stages, name, [*known, "teacher"])
+                yield Fault(path, words + hint)
+
+
+def _weights(tree: Tree, stages: list[StageOutline]) -> Iterator[Fault]:
+    """A model yaml has no weights, so that model must be trained."""
+    trained = {stage.role: stage for stage in stages if stage.role}
+    if "teacher" in trained and not tree.get(("teacher",)):
+        path = trained["teacher"].path
+        yield Fault(path, "trains a teacher, but the recipe has no `teacher:`; name its weights")
+    for key, role in (("model", "base"), ("teacher", "teacher")):
+        named, stage = tree.get((key,)), trained.get(role)
+        untrained = isinstance(named, str) and named.endswith(_MODEL_YAML)
+        needed = role == "base" or stage is not None or names_teacher(stages)
+        if untrained and needed and (stage is None or stage.raw.get("when") == "never"):
+            todo = f"give it a `stage: train` of `role: {role}`, or name a .pt"
+            yield Fault((key,), f"a model yaml has no trained weights: {todo}")
+
+
+def _checkpoints(tree: Tree, stages: list[StageOutline], end: int) -> list[str]:
+    """Names of stages before ``end`` that give a checkpoint, with those the loader puts in."""
+    written = [stage.name for stage in stages[:end] if "checkpoint" in STAGES[stage.kind].gives]
+    roles = {stage.role for stage in stages}
+    implicit = ["base"] if "base" not in roles else []
+    if "teacher" not in roles and tree.get(("teacher",)) and names_teacher(stages):
+        implicit.append("teacher")
+    return implicit + written
+
+
+def _exported(stages: list[StageOutline]) -> list[str]:
+    """Names of the chain's stages before the last export of ``stages``."""
+    exports = [i for i, stage in enumerate(stages) if stage.kind == "export"]
+    before = stages[: exports[-1]] if exports else []
+    names = [
+        stage.name
+        for stage in before
+        if "checkpoint" in STAGES[stage.kind].gives and stage.role != "teacher"
+    ]
+    return names if "base" in names else ["base", *names]
+
+
+def _gate_references(stage: StageOutline) -> Iterator[tuple[KeyPath, str]]:
+    accept = stage.raw.get("accept")
+    for metric, gate in accept.items() if isinstance(accept, dict) else ():
+        if isinstance(gate, dict) and "max_drop" in gate:
+            against = gate.get("against", "base")
+            if isinstance(against, str):
+                yield (*stage.path, "accept", metric, "against"), against
+
+
+def _teacher_references(stage: StageOutline) -> Iterator[tuple[KeyPath, str]]:
+    distill = stage.raw.get("distill")
+    if not isinstance(distill, dict):
+        return
+    teachers = distill.get("teachers", ["teacher"])
+    for i, name in enumerate(teachers if isinstance(teachers, list) else ()):
+        if isinstance(name, str):
+            yield (*stage.path, "distill", "teachers", i), name
+
+
+def _unknown_stage(tree: Tree, stages: list[StageOutline], name: str, known: list[str]) -> str:
+    named = next((stage for stage in stages if stage.name == name), None)
+    if named is None:
+        return f"no stage is named '{name}'{unknown(name, known)}"
+    where = f"'{name}' ({tree.place(named.path)})"
+    if "checkpoint" not in STAGES[named.kind].gives:
+        return f"{where} gives no checkpoint{unknown(name, known)}"
+    return f"{where} is not an earlier stage that can be referred to here{unknown(name, known)}"
+
+
+def _a(kind: str) -> str:
+    return f"an {kind}" if kind[0] in "aeiou" else f"a {kind}"

@@ -1,0 +1,47 @@
+"""The stages of a raw recipe, as far as they can be told before it is validated."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from compress.recipe.schema import default_name
+from compress.recipe.tree import KeyPath, Tree
+
+
+@dataclass(frozen=True)
+class StageOutline:
+    """One entry of ``stages:``; ``kind`` is its ``stage:``, as the user wrote it."""
+
+    index: int
+    kind: str
+    name: str
+    raw: Mapping[str, Any]
+
+    @property
+    def path(self) -> KeyPath:
+        """Where the stage stands in the recipe."""
+        return ("stages", self.index)
+
+    @property
+    def role(self) -> str:
+        """``base`` or ``teacher`` for a train stage, nothing for the others."""
+        return default_name(self.raw) if self.kind == "train" else ""
+
+
+def outline(tree: Tree) -> list[StageOutline]:
+    """Every entry of ``stages:`` that is a mapping, in order."""
+    stages = tree.get(("stages",))
+    entries = enumerate(stages) if isinstance(stages, list) else ()
+    return [_stage(index, raw) for index, raw in entries if isinstance(raw, dict)]
+
+
+def _stage(index: int, raw: Mapping[str, Any]) -> StageOutline:
+    name = raw.get("name")
+    return StageOutline(
+        index=index,
+        kind=str(raw.get("stage", "")),
+        name=name if isinstance(name, str) and name else default_name(raw),
+        raw=raw,
+    )

@@ -1,0 +1,127 @@
+"""Find the files that a recipe names: weights, model yamls, data yamls."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from compress.errors import CompressError
+from compress.models.shipped import data_yamls, datasets_folder, model_yamls, without_scale
+from compress.pipeline.contract import Artifact
+from compress.pipeline.files import sha256_of
+from compress.recipe.data_root import with_images, with_root
+from compress.recipe.places import first_file, first_folder, is_bare, missing, places, read_yaml
+from compress.recipe.wording import did_you_mean
+
+SAMPLE = "sample"
+_YAML = (".yaml", ".yml")
+_GIVE_MODEL = (
+    "copy the file to one of these places, or give its path: `model=PATH`, for a teacher "
+    "`teacher=PATH`"
+)
+_GIVE_DATA = "copy them there, or name your own data yaml: `data=PATH`"
+
+
+def resolve_model(ref: str, recipe_folder: Path, download: bool = False) -> Artifact:
+    """The file of a ``model``, ``teacher`` or teacher reference: weights or a model yaml.
+
+    A relative path counts from the current folder, then from the recipe's. A model yaml that only
+    ultralytics has (``yolov8n.yaml``) keeps its bare name as path; the hash of a yaml also covers
+    its name, since a letter in it picks the scale.
+
+    Raises:
+        CompressError: there is no such file; ``download`` fetches weights that are released.
+    """
+    suffix = Path(ref).suffix
+    if suffix in _YAML:
+        return _model_yaml(ref, places(ref, recipe_folder))
+    if suffix != ".pt":
+        near = (
+            f"; did you mean '{ref}.pt'?" if first_file(places(f"{ref}.pt", recipe_folder)) else ""
+        )
+        raise CompressError(f"'{ref}' is neither weights (.pt) nor a model yaml (.yaml){near}")
+    file = first_file(places(ref, recipe_folder))
+    if file is None and download and is_bare(ref):
+        from compress.models.download import fetch_weights
+
+        file = fetch_weights(ref, Path.cwd())
+    if file is None:
+        fetch = "; --download fetches weights that ultralytics has released" if is_bare(ref) else ""
+        what = f"the weights '{ref}' are not there"
+        raise missing(what, places(ref, recipe_folder), _GIVE_MODEL + fetch)
+    try:
+        return Artifact(file, sha256_of(file))
+    except OSError as error:
+        raise CompressError(f"{file}: cannot be read: {error.strerror}") from error
+
+
+def resolve_data(ref: str, recipe_folder: Path, cache: Path, download: bool = False) -> Path:
+    """The data yaml of a ``data`` reference: ``sample``, a path, or one that ultralytics ships.
+
+    A relative path counts from the current folder, then from the recipe's. A relative ``path:``
+    in the yaml counts from the yaml, the current folder, the recipe and ultralytics' data sets
+    folder; then the result is a copy in ``cache`` with the folder that holds the images.
+
+    Raises:
+        CompressError: there is no such yaml or it has no images; ``download`` fetches the images
+            of one that ultralytics ships. No script of a yaml of the user's is ever run.
+    """
+    if ref == SAMPLE:
+        from compress.data.sample import draw_sample
+
+        return draw_sample(cache / "data" / SAMPLE)
+    looked = places(ref, recipe_folder)
+    bases = [Path.cwd(), recipe_folder, datasets_folder()]
+    own = first_file(looked)
+    if own is not None:
+        return with_images(own, [own.parent, *bases], cache, _GIVE_DATA)
+    shipped = data_yamls()
+    if ref not in shipped:
+        raise _no_data_yaml(ref, looked, shipped)
+    try:
+        fetch = "; --download lets ultralytics fetch them"
+        return with_images(shipped[ref], bases, cache, _GIVE_DATA + fetch)
+    except CompressError:
+        if not download:
+            raise
+    from compress.models.download import fetch_dataset
+
+    text, _ = read_yaml(shipped[ref])
+    return with_root(shipped[ref], text, fetch_dataset(shipped[ref]), cache)
+
+
+def _model_yaml(ref: str, looked: Sequence[Path]) -> Artifact:
+    for place in looked:
+        file = first_file((place, place.with_name(without_scale(place.name))))
+        if file is not None:
+            return _yaml_artifact(place, file)
+    shipped = model_yamls()
+    name = next((name for name in (ref, without_scale(ref)) if name in shipped), None)
+    if name is not None:
+        return _yaml_artifact(Path(ref), shipped[name])
+    what = f"the model yaml '{ref}' is not there{_near(ref, shipped)}"
+    own = "; ultralytics' own, such as yolov8n.yaml, need only their name"
+    raise missing(what, looked, _GIVE_MODEL + own)
+
+
+def _yaml_artifact(path: Path, file: Path) -> Artifact:
+    text, values = read_yaml(file)
+    if not {"backbone", "head"} <= values.keys():
+        raise CompressError(f"{file}: not a model yaml: it has no `backbone:` and `head:`")
+    return Artifact(path, hashlib.sha256(f"{path.name}\0{text}".encode()).hexdigest())
+
+
+def _near(ref: str, shipped: Iterable[str]) -> str:
+    names = [name.replace(".yaml", f"{scale}.yaml") for name in shipped for scale in ("", "n")]
+    return did_you_mean(ref, names) if is_bare(ref) else ""
+
+
+def _no_data_yaml(ref: str, looked: Sequence[Path], shipped: Iterable[str]) -> CompressError:
+    folder = first_folder(looked)
+    if folder is not None:
+        inside = ", ".join(sorted(file.name for file in folder.glob("*.y*ml"))) or "none"
+        return CompressError(f"'{ref}' is a folder; name a data yaml (in it: {inside})")
+    near = did_you_mean(ref, [*shipped, SAMPLE]) if is_bare(ref) else ""
+    remedy = "copy it to one of these places, or name yours: `data=PATH`; `data=sample` is drawn"
+    return missing(f"the data yaml '{ref}' is not there{near}", looked, remedy)

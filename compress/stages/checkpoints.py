@@ -1,0 +1,117 @@
+"""What all stages that give a checkpoint do: train, measure, save."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from compress.distill.extension import Distillation, FeatureTerm
+from compress.distill.losses import cwd
+from compress.errors import CompressError
+from compress.models.build import knows_classes
+from compress.models.checkpoint import class_names, load_checkpoint, save_checkpoint
+from compress.models.evaluate import evaluate
+from compress.models.inspect import count_macs, count_params
+from compress.models.trainer import Training, TrainingExtension, TrainingJob, train
+from compress.pipeline.contract import Artifact, Context, StageResult
+from compress.recipe.schema import Distill, TrainArguments
+
+CHECKPOINT_FILE = "model.pt"
+
+
+def fit(
+    student: nn.Module,
+    arguments: TrainArguments,
+    context: Context,
+    title: str,
+    extensions: Sequence[TrainingExtension] = (),
+) -> Training:
+    """Train ``student`` on the recipe's data; goes on where a killed run stopped."""
+    job = TrainingJob(
+        data=context.data.yaml,
+        images=len(context.data.splits["train"]),
+        imgsz=context.imgsz,
+        seed=context.seed,
+        device=context.device,
+        workers=context.workers,
+        folder=context.scratch,
+        arguments=arguments.model_dump(),
+    )
+    return train(student, job, context.progress, title, extensions)
+
+
+def distillation(
+    config: Distill | None, inputs: Mapping[str, Artifact], context: Context
+) -> list[TrainingExtension]:
+    """The extension that a ``distill:`` section asks for; none without one.
+
+    Raises:
+        CompressError: if a teacher predicts other classes than the data have.
+    """
+    if config is None:
+        return []
+    teachers = []
+    for index in range(len(config.teachers)):
+        artifact = inputs[f"teacher.{index}"]
+        teachers.append(load_checkpoint(artifact.path))
+        check_classes(teachers[-1], context, f"teacher '{config.teachers[index]}'")
+    terms = [
+        FeatureTerm(
+            loss.kind, lambda s, t, tau=loss.temperature: cwd(s, t, tau), weight=loss.weight
+        )
+        for loss in config.losses
+    ]
+    return [Distillation(teachers, terms)]
+
+
+def check_classes(model: nn.Module, context: Context, what: str) -> None:
+    """Refuse a model whose classes are not the data's, showing both lists."""
+    if not knows_classes(model, context.data.names):
+        raise CompressError(
+            f"{what} predicts other classes than the data have.\n"
+            f"  it predicts: {_short(class_names(model))}\n"
+            f"  data: {_short(context.data.names)}\n"
+            "Train it on these data first: a `train` stage with `when: classes_differ` does."
+        )
+
+
+def _short(names: Mapping[int, str], shown: int = 8) -> str:
+    listed = ", ".join(f"{i}: {name}" for i, name in sorted(names.items())[:shown])
+    return listed + (f", ... ({len(names)} in all)" if len(names) > shown else "")
+
+
+def checkpoint_result(
+    model: nn.Module,
+    context: Context,
+    measured: nn.Module | None = None,
+    metrics: Mapping[str, Any] | None = None,
+    files: Mapping[str, str] | None = None,
+) -> StageResult:
+    """Save ``model`` and measure it on the val split (``measured`` in its place, where given)."""
+    save_checkpoint(model, context.out / CHECKPOINT_FILE)
+    with context.progress.task("mAP on val", 1) as bar:
+        accuracy = evaluate(
+            measured if measured is not None else model,
+            context.data.yaml,
+            context.imgsz,
+            device=context.device,
+        )
+        bar.advance()
+    return StageResult(
+        files={"checkpoint": CHECKPOINT_FILE, **(files or {})},
+        metrics={
+            "params": count_params(model),
+            "macs": count_macs(model, context.imgsz),
+            "map50": accuracy.map50,
+            "map50_95": accuracy.map50_95,
+            **(metrics or {}),
+        },
+    )
+
+
+def with_weights(model: nn.Module, training: Training) -> nn.Module:
+    """``model`` with the trained weights, in place."""
+    model.load_state_dict(training.weights)
+    return model

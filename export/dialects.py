@@ -1,0 +1,103 @@
+"""One float graph and one ranges file, written as each runtime wants to read INT8."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from export.errors import ExportError
+from export.qdq import GraphEditor
+from export.ranges import GroupRange, Ranges
+
+
+def write_dialect(target: str, float_onnx: Path, ranges: Ranges, output: Path) -> None:
+    """Write the INT8 ONNX of ``target`` (``onnxruntime`` or ``tensorrt``).
+
+    Raises:
+        ExportError: if the ranges belong to another graph.
+    """
+    model = onnx.load(str(float_onnx))
+    _check(model, ranges, float_onnx)
+    onnx.save(_WRITERS[target](model, ranges), str(output))
+
+
+def _check(model: onnx.ModelProto, ranges: Ranges, path: Path) -> None:
+    known = {name for node in model.graph.node for name in [*node.input, *node.output]}
+    unknown = sorted(ranges.by_tensor().keys() - known)
+    if unknown:
+        raise ExportError(
+            f"{path}: the ranges file names '{unknown[0]}' ({len(unknown)} tensors in all), which "
+            "this graph does not have: the ranges belong to another model."
+        )
+
+
+def onnxruntime_dialect(model: onnx.ModelProto, ranges: Ranges) -> onnx.ModelProto:
+    """Q/DQ behind every quantized tensor, u8 activations, s8 weights, int32 bias.
+
+    ONNX Runtime's CPU kernels run a convolution in INT8 only if its output is quantized too, before
+    the activation; movers (Concat, Resize ...) need equal scales on both sides.
+    """
+    editor = GraphEditor(model)
+    by_tensor = ranges.by_tensor()
+    renamed = {
+        tensor: editor.quantized_tensor(tensor, group.scale, group.zero_point, np.uint8)
+        for tensor, group in by_tensor.items()
+    }
+    for node in editor.nodes:
+        if _module(node) in ranges.convs:
+            source = by_tensor[node.input[0]]
+            _quantize_conv(editor, node)
+            if len(node.input) > 2:
+                weight = node.input[1].removesuffix("_int8_dequantized")
+                node.input[2] = editor.quantized_bias(node.input[2], weight, source.scale)
+        _rename_inputs(node, renamed)
+    return editor.finish()
+
+
+def tensorrt_dialect(model: onnx.ModelProto, ranges: Ranges) -> onnx.ModelProto:
+    """Q/DQ at the inputs and weights of convolutions only, s8 symmetric, float bias.
+
+    TensorRT fuses convolution, bias and activation itself and breaks that fusion at any Q/DQ in
+    between. It reads only symmetric scales: the larger end of a range decides.
+    """
+    editor = GraphEditor(model)
+    by_tensor = ranges.by_tensor()
+    renamed: dict[str, str] = {}
+    for node in editor.nodes:
+        if _module(node) not in ranges.convs:
+            continue
+        tensor = node.input[0]
+        if tensor not in renamed:
+            scale = _symmetric_scale(by_tensor[tensor])
+            renamed[tensor] = editor.quantized_tensor(tensor, scale, 0, np.int8)
+        _quantize_conv(editor, node)
+        node.input[0] = renamed[tensor]
+    return editor.finish()
+
+
+def _module(node: onnx.NodeProto) -> str | None:
+    if node.op_type != "Conv":
+        return None
+    return node.input[1].removesuffix(".weight")
+
+
+def _quantize_conv(editor: GraphEditor, node: onnx.NodeProto) -> None:
+    node.input[1] = editor.quantized_weight(node.input[1])
+
+
+def _rename_inputs(node: onnx.NodeProto, renamed: dict[str, str]) -> None:
+    for index, name in enumerate(node.input):
+        node.input[index] = renamed.get(name, name)
+
+
+def _symmetric_scale(group: GroupRange) -> float:
+    return max(-group.low, group.high) / 127
+
+
+_WRITERS: dict[str, Callable[[onnx.ModelProto, Ranges], onnx.ModelProto]] = {
+    "onnxruntime": onnxruntime_dialect,
+    "tensorrt": tensorrt_dialect,
+}

@@ -1,0 +1,136 @@
+"""Edit an ONNX graph: put QuantizeLinear / DequantizeLinear pairs where a dialect wants them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import helper, numpy_helper
+
+Array = npt.NDArray[np.generic]
+WEIGHT_MAX = 127
+
+
+def quantize_weight(weight: npt.NDArray[np.float32]) -> tuple[Array, npt.NDArray[np.float32]]:
+    """Symmetric INT8 weights, one scale for each output channel.
+
+    Args:
+        weight: (out, in, kh, kw) float32.
+
+    Returns:
+        int8 weights of the same shape, in -127..127, and scales (out,): the channel's largest
+        magnitude / 127, in float32 as in training.
+    """
+    peak = np.abs(weight.reshape(weight.shape[0], -1)).max(1)
+    scale = np.maximum(peak / np.float32(WEIGHT_MAX), np.finfo(np.float32).tiny).astype(np.float32)
+    # training multiplies by the inverse; dividing would round a few weights the other way
+    inverse = (np.float32(1) / scale).reshape(-1, 1, 1, 1)
+    rounded = np.rint(weight * inverse)
+    return np.clip(rounded, -WEIGHT_MAX, WEIGHT_MAX).astype(np.int8), scale
+
+
+class GraphEditor:
+    """A float graph being rewritten. ``finish`` gives the model, sorted and checked."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        """Work on a copy of ``model``."""
+        self.model = onnx.ModelProto()
+        self.model.CopyFrom(model)
+        self._weights = {t.name: numpy_helper.to_array(t) for t in self.model.graph.initializer}
+        self._added: list[onnx.NodeProto] = []
+        self._new: dict[str, onnx.TensorProto] = {}
+
+    @property
+    def nodes(self) -> Iterable[onnx.NodeProto]:
+        """The nodes of the float graph."""
+        return self.model.graph.node
+
+    def weight(self, name: str) -> Array:
+        """Values of an initializer."""
+        return self._weights[name]
+
+    def constant(self, name: str, values: Array) -> str:
+        """Add an initializer; gives its name."""
+        self._new[name] = numpy_helper.from_array(np.asarray(values, order="C"), name)
+        return name
+
+    def dequantize(self, source: str, scale: str, zero_point: str, axis: int | None = None) -> str:
+        """Add a DequantizeLinear; gives its output."""
+        output = f"{source}_dequantized"
+        inputs = [source, scale, zero_point]
+        attributes = {} if axis is None else {"axis": axis}
+        self._added.append(
+            helper.make_node("DequantizeLinear", inputs, [output], f"{output}_node", **attributes)
+        )
+        return output
+
+    def quantized_tensor(self, tensor: str, scale: float, zero_point: int, dtype: type) -> str:
+        """Add Q and DQ behind ``tensor``; gives the tensor that consumers must read."""
+        scale_name = self.constant(f"{tensor}_scale", np.array(scale, np.float32))
+        zero_name = self.constant(f"{tensor}_zero_point", np.array(zero_point, dtype))
+        integer = f"{tensor}_quantized"
+        self._added.append(
+            helper.make_node(
+                "QuantizeLinear", [tensor, scale_name, zero_name], [integer], f"{integer}_node"
+            )
+        )
+        return self.dequantize(integer, scale_name, zero_name)
+
+    def quantized_weight(self, name: str) -> str:
+        """Replace a weight by INT8 and a DequantizeLinear; gives the tensor to read."""
+        integers, scales = quantize_weight(self._weights[name].astype(np.float32))
+        integer = self.constant(f"{name}_int8", integers)
+        scale = self.constant(f"{name}_scale", scales)
+        zero = self.constant(f"{name}_zero_point", np.zeros(len(scales), np.int8))
+        return self.dequantize(integer, scale, zero, axis=0)
+
+    def quantized_bias(self, name: str, weight: str, input_scale: float) -> str:
+        """Replace a bias by int32 at scale input x weight; gives the tensor to read."""
+        _, weight_scales = quantize_weight(self._weights[weight].astype(np.float32))
+        scales = (weight_scales * np.float32(input_scale)).astype(np.float32)
+        limits = np.iinfo(np.int32)
+        values = np.rint(self._weights[name].astype(np.float64) / scales)
+        integers = np.clip(values, limits.min, limits.max).astype(np.int32)
+        integer = self.constant(f"{name}_int32", integers)
+        scale = self.constant(f"{name}_scale", scales)
+        zero = self.constant(f"{name}_zero_point", np.zeros(len(scales), np.int32))
+        return self.dequantize(integer, scale, zero, axis=0)
+
+    def finish(self) -> onnx.ModelProto:
+        """The rewritten model: unused weights dropped, nodes in topological order."""
+        graph = self.model.graph
+        nodes = _sorted([*graph.node, *self._added], graph)
+        del graph.node[:]
+        graph.node.extend(nodes)
+        used = {name for node in nodes for name in node.input}
+        kept = [t for t in graph.initializer if t.name in used]
+        del graph.initializer[:]
+        graph.initializer.extend([*kept, *(t for n, t in self._new.items() if n in used)])
+        del graph.value_info[:]
+        onnx.checker.check_model(self.model)
+        return self.model
+
+
+def _sorted(nodes: list[onnx.NodeProto], graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    produced = {name: node for node in nodes for name in node.output}
+    done: dict[str, onnx.NodeProto] = {}
+    for start in nodes:
+        stack = [start]
+        while stack:
+            node = stack[-1]
+            if node.output[0] in done:
+                stack.pop()
+                continue
+            missing = [
+                produced[name]
+                for name in node.input
+                if name in produced and produced[name].output[0] not in done
+            ]
+            if missing:
+                stack.extend(missing)
+            else:
+                done[node.output[0]] = stack.pop()
+    return list(done.values())
+

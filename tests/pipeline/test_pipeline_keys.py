@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from pipeline_fakes import Desk, fake_table, recipe
+
+from compress.pipeline import keys
+from compress.pipeline.contract import Artifact
+from compress.pipeline.job import Job
+from compress.pipeline.keys import differences, key_material, key_of
+from compress.pipeline.links import Input, link_steps
+
+
+def material(job: Job, name: str = "finetune", table: Any = None, **inputs: str) -> dict[str, Any]:
+    (step,) = (step for step in link_steps(job.recipe, table or fake_table()) if step.name == name)
+    hashes = inputs or {"checkpoint": "a", "teacher.0": "b"}
+    given = {key: Input(Artifact(job.source, sha), "") for key, sha in hashes.items()}
+    return key_material(step, job, given)
+
+
+DISTILL = {"losses": [{"kind": "cwd"}]}
+CHANGES: dict[str, Callable[[Job], dict[str, Any]]] = {
+    "train.epochs 60 -> 80": lambda job: material(
+        replace(job, recipe=recipe({"finetune": {"train": {"epochs": 80}}}))
+    ),
+    "train.mosaic not set -> 0.0": lambda job: material(
+        replace(job, recipe=recipe({"finetune": {"train": {"epochs": 60, "mosaic": 0.0}}}))
+    ),
+    "distill.losses[0].weight 1.0 -> 2.0": lambda job: material(
+        replace(
+            job,
+            recipe=recipe({"finetune": {"distill": {"losses": [{"kind": "cwd", "weight": 2.0}]}}}),
+        )
+    ),
+    "imgsz 640 -> 320": lambda job: material(replace(job, recipe=recipe(imgsz=320))),
+    "seed 0 -> 1": lambda job: material(replace(job, recipe=recipe(seed=1))),
+    "the data set changed": lambda job: material(replace(job, fingerprint="0" * 64)),
+    "its input 'checkpoint' changed": lambda job: material(
+        job, **{"checkpoint": "other", "teacher.0": "b"}
+    ),
+    "its input 'teacher.1' changed": lambda job: material(
+        job, **{"checkpoint": "a", "teacher.0": "b", "teacher.1": "c"}
+    ),
+    "the stage itself changed (version 1 -> 2)": lambda job: material(
+        job, table={name: replace(kind, version=2) for name, kind in fake_table().items()}
+    ),
+}
+
+
+@pytest.mark.parametrize("reason", CHANGES)
+def test_what_changes_the_result_changes_the_key_and_is_named(desk: Desk, reason: str) -> None:
+    job = desk.job()
+    before, after = material(job), CHANGES[reason](job)
+    assert key_of(before) != key_of(after)
+    assert differences(before, after) == [reason]
+
+
+def test_version_of_a_library_is_part_of_the_key(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = material(desk.job())
+    monkeypatch.setattr(keys, "version", lambda name: "9.9" if name == "torch" else "absent")
+    after = material(desk.job())
+    assert any(change.startswith("torch ") for change in differences(before, after))
+
+
+@pytest.mark.parametrize(
+    ("changes", "top"),
+    [
+        ({"finetune": {"name": "recover"}}, {}),
+        ({"finetune": {"accept": {"map50": {"max_drop": 0.5}}}}, {}),
+        ({"finetune": {"distill": DISTILL | {"teachers": ["base"]}}}, {}),
+        ({}, {"device": "0", "workers": 0}),
+    ],
+    ids=["name", "gates", "reference of a teacher", "device and workers"],
+)
+def test_what_does_not_change_the_result_leaves_the_key(
+    desk: Desk, changes: dict[str, Any], top: dict[str, Any]
+) -> None:
+    name = changes.get("finetune", {}).get("name", "finetune")
+    assert material(desk.job(recipe(changes, **top)), name) == material(desk.job())
+
+
+def test_defaults_written_out_leave_the_key(desk: Desk) -> None:
+    spelled = recipe({"finetune": {"train": {"epochs": 60, "batch": 16, "lr0": 0.001}}})
+    assert material(desk.job(spelled)) == material(desk.job())
+
+
+def test_only_bench_depends_on_the_machine(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    def on(cpu: str, name: str) -> str:
+        machine = SimpleNamespace(cpu=cpu, usable_cores=4)
+        monkeypatch.setattr(keys, "read_machine", lambda: machine)
+        return key_of(material(desk.job(), name))
+
+    assert on("fast", "bench") != on("slow", "bench")
+    assert all(on("fast", name) == on("slow", name) for name in ("base", "qat", "export"))
+
+
+def test_a_changed_field_of_every_stage_is_seen(desk: Desk) -> None:
+    """No field but the name and the gates may fall out of the key."""
+    for config in desk.job().recipe.stages:
+        step = SimpleNamespace(kind=fake_table()[config.stage], config=config, links={})
+        dumped = key_material(step, desk.job(), {})["config"]  # type: ignore[arg-type]
+        assert set(type(config).model_fields) - set(dumped) <= {"name", "accept"}
+
+
+def test_artifacts_are_compared_by_content_alone(desk: Desk) -> None:
+    artifact = Artifact(desk.folder / "n.pt", "a")
+    moved = dataclasses.replace(artifact, path=desk.folder / "elsewhere.pt")
+    step = link_steps(recipe(), fake_table())[0]
+    first, second = (
+        key_material(step, desk.job(), {"weights": Input(item, str(item.path))})
+        for item in (artifact, moved)
+    )
+    assert first == second
