@@ -25,15 +25,16 @@ _FILE_WIDTH = 160  # columns of a table that goes to a file or a pipe
 @contextmanager
 def stdout_for_results() -> Iterator[None]:
     """Send what libraries print to stdout, also from C and from workers, to stderr instead."""
-    sys.stdout.flush()
-    stdout = os.dup(1)
+    stdout, descriptor = sys.stdout, os.dup(1)
+    stdout.flush()
     os.dup2(2, 1)
     try:
         with redirect_stdout(sys.stderr):
             yield
     finally:
-        os.dup2(stdout, 1)
-        os.close(stdout)
+        stdout.flush()
+        os.dup2(descriptor, 1)
+        os.close(descriptor)
 
 
 def show(renderable: RenderableType) -> None:

@@ -31,10 +31,10 @@ class StageOutline:
 
 
 def outline(tree: Tree) -> list[StageOutline]:
-    """Every entry of ``stages:`` that is a mapping, in order."""
+    """Every entry of ``stages:``, in order; one that is no mapping has neither kind nor name."""
     stages = tree.get(("stages",))
-    entries = enumerate(stages) if isinstance(stages, list) else ()
-    return [_stage(index, raw) for index, raw in entries if isinstance(raw, dict)]
+    entries = stages if isinstance(stages, list) else []
+    return [_stage(i, raw if isinstance(raw, dict) else {}) for i, raw in enumerate(entries)]
 
 
 def _stage(index: int, raw: Mapping[str, Any]) -> StageOutline:

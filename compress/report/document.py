@@ -109,7 +109,7 @@ def _settings(run: Run) -> dict[str, Any]:
         "images": data.get("images"),
         "started": run.get("started"),
         "finished": run.get("finished"),
-        "time": numbers.duration(_seconds(run)),
+        "time": _time(run),
     }
 
 
@@ -120,19 +120,20 @@ def _machine(run: Run) -> dict[str, Any]:
     return facts
 
 
-def _seconds(run: Run) -> float | None:
+def _time(run: Run) -> str:
+    """How long the run took; empty where it has no end."""
     try:
         began, ended = (datetime.fromisoformat(str(run[key])) for key in ("started", "finished"))
     except (KeyError, ValueError):
-        return None
-    return (ended - began).total_seconds()
+        return ""
+    return numbers.duration((ended - began).total_seconds())
 
 
 def _subtitle(run: Run) -> str:
     data = run.get("data") or {}
     parts = (
         str(run.get("started") or "")[:10],
-        f"took {numbers.duration(_seconds(run))}" if _seconds(run) is not None else "",
+        f"took {took}" if (took := _time(run)) else "",
         f"data {Path(str(data['yaml'])).name}" if data.get("yaml") else "",
         f"{run['imgsz']} pixels" if run.get("imgsz") else "",
     )

@@ -54,11 +54,10 @@ class Model:
     """A stage that gave a checkpoint, and the exported file that stands for it."""
 
     name: str
-    kind: str
+    in_chain: bool  # a teacher is not: no result comes of it
     params: int | None
     macs: int | None
     torch: Accuracy
-    checkpoint_bytes: int | None
     graph: Graph | None
 
     @property
@@ -131,7 +130,7 @@ def base_model(run: Run) -> Model | None:
 
 def result_model(run: Run) -> Model | None:
     """The model of the file that the bench calls its result, or else the last one."""
-    found = models(run)
+    found = [model for model in models(run) if model.in_chain]
     result = bench(run).get("result")
     chosen = [model for model in found if model.graph and model.graph.name == result] or found
     return chosen[-1] if chosen else None
@@ -168,11 +167,10 @@ def _model(run: Run, stage: Mapping[str, Any], files: list[Graph]) -> Model:
     own.sort(key=lambda graph: _rank(graph, bench(run).get("result")))
     return Model(
         name=str(stage.get("name", "")),
-        kind=str(stage.get("stage", "")),
+        in_chain=(stage.get("config") or {}).get("role") != "teacher",
         params=found.get("params"),
         macs=found.get("macs"),
         torch=_accuracy(found),
-        checkpoint_bytes=_files(stage)[CHECKPOINT].get("bytes"),
         graph=own[0] if own else None,
     )
 

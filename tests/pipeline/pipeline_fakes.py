@@ -111,7 +111,7 @@ def recipe(
     """The whole chain, or ``only`` some; ``changes`` maps a stage's name to fields that it gets."""
     train = {"epochs": 60}
     kd = {"losses": [{"kind": "cwd"}]}
-    stages = [
+    stages: list[dict[str, Any]] = [
         {"stage": "train", "train": train},
         {"stage": "train", "role": "teacher", "train": train},
         {"stage": "prune", "target": {"macs": 0.4}},

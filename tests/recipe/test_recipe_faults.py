@@ -74,7 +74,7 @@ def test_all_faults_come_at_once_in_the_order_of_the_file(tmp_path: Path) -> Non
 
 def test_a_fault_of_an_anchor_is_told_once(tmp_path: Path) -> None:
     lines = faults(tmp_path, edited("temperature: 2.0", "temperature: -2"))
-    assert [line.partition(": ")[0] for line in lines] == ["recipe.yaml:15:34"]
+    assert [line.partition(": ")[0] for line in lines] == ["recipe.yaml:15:36"]
 
 
 def test_a_fault_of_one_use_of_an_anchor_is_told_there(tmp_path: Path) -> None:

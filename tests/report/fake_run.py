@@ -185,7 +185,7 @@ def _stage(
             for key, (path, size) in files.items()
         },
         "inputs": {key: {"from": origin, "sha256": _sha(origin)} for key, origin in inputs.items()},
-        "config": {"stage": kind, "name": name, "accept": {"map50_95": None}},
+        "config": {"stage": kind, "name": name, "role": "teacher" if name == "teacher" else None},
         "metrics": measured,
         "gates": [],
     }
