@@ -39,7 +39,8 @@ class FakeQuantizer(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.scale = nn.Parameter(torch.ones(1))
-        self.register_buffer("zero_point", torch.zeros(1))
+        # an integer: the moving average of the weights leaves it alone
+        self.register_buffer("zero_point", torch.zeros(1, dtype=torch.int32))
 
     def set_range(self, low: float, high: float) -> None:
         """Cover ``low`` to ``high``, stretched to contain 0; a range of no width becomes 0 to 1."""
@@ -55,5 +56,5 @@ class FakeQuantizer(nn.Module):
         factor = 1.0 / math.sqrt(x.numel() * QMAX)
         # one fused kernel for value and both gradients; plain tensor operations take 5x the time
         return torch._fake_quantize_learnable_per_tensor_affine(
-            x.float(), self.scale, self.zero_point, QMIN, QMAX, factor
+            x.float(), self.scale, self.zero_point.float(), QMIN, QMAX, factor
         )

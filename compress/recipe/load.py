@@ -17,7 +17,7 @@ from compress.recipe.order import order_faults
 from compress.recipe.outline import outline
 from compress.recipe.overrides import apply_overrides
 from compress.recipe.schema import Recipe, TrainArguments
-from compress.recipe.tree import Fault, KeyPath, Place, Tree, dotted
+from compress.recipe.tree import Fault, KeyPath, Place, Tree
 from compress.recipe.wording import did_you_mean
 
 
@@ -39,8 +39,7 @@ class LoadedRecipe:
 
     def error(self, path: KeyPath, message: str) -> RecipeError:
         """A fault at ``path`` that was found after loading, with its place."""
-        problem = self.locate(path).problem(f"{dotted(path)}: {message}")
-        return RecipeError(str(self.path), [problem])
+        return RecipeError(str(self.path), [self.locate(path).problem(message)])
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
@@ -63,7 +62,8 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
 
     def locate(path: KeyPath) -> Place:
         if len(path) > 1 and path[0] == "stages" and isinstance(path[1], int):
-            path = (*origins[path[1]], *path[2:])
+            origin = origins[path[1]]
+            path = (*origin, *path[2:]) if origin[0] == "stages" else origin
         return tree.place(path)
 
     return LoadedRecipe(full, path.stem, path, tuple(overrides), locate)

@@ -84,7 +84,9 @@ def _listed(tree: Tree, stages: list[StageOutline]) -> str:
 
 
 def _unknown(tree: Tree, stages: list[StageOutline], parts: list[str]) -> str:
-    names = list(dict.fromkeys(name for stage in stages for name in (stage.name, stage.kind) if name))
+    names = list(
+        dict.fromkeys(name for stage in stages for name in (stage.name, stage.kind) if name)
+    )
     first = parts[0]
     if len(parts) > 1 and first in Recipe.model_fields:
         return f"'{first}' has no keys of its own; write {first}=VALUE"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from data_sets import YAML, add_image, make_data
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compress.data.dataset import label_path, load_dataset
@@ -146,6 +146,7 @@ def test_only_the_last_images_folder_becomes_labels(above: list[str], below: lis
     assert label_path(image) == Path("/", *above, "labels", *below, "x.y.txt")
 
 
+@settings(deadline=None)  # the first call imports ultralytics
 @given(st.lists(FOLDER, min_size=1, max_size=6))
 def test_label_paths_are_those_of_ultralytics(folders: list[str]) -> None:
     utils = pytest.importorskip("ultralytics.data.utils")

@@ -21,7 +21,7 @@ stages:
     target: {macs: 0.4}
     align: 4
   - stage: finetune
-    train: {epochs: 30, lr0: 1e-3, mosaic: 0.5}
+    train: {epochs: 30, lr0: 2e-3, mosaic: 0.5}
     distill: &kd
       teachers: [teacher]
       losses:

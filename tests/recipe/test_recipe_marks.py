@@ -42,7 +42,11 @@ FAULTY = {
     "wrong tag": (b"a: !!int x", "1:4", "'x' cannot be read as int"),
     "mapping as key": (b"? {a: 1}\n: 2\n", "1:3", "a key must be plain text"),
     "merge of text": (b"a:\n  <<: x\n", "2:7", "'<<' takes a mapping"),
-    "duplicate": (b"a:\n  b: 1\n  b: 1\n", "3:3", "a.b: duplicate key; it is given first at line 2"),
+    "duplicate": (
+        b"a:\n  b: 1\n  b: 1\n",
+        "3:3",
+        "a.b: duplicate key; it is given first at line 2",
+    ),
     "duplicate in an anchor": (b"a: &k {b: 1, b: 2}\nc: *k\nd: *k\n", "1:14", "duplicate"),
 }
 
@@ -103,7 +107,17 @@ def test_scalars(text: str, value: object) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["a b.yaml", "set #2.yaml", "x: y.yaml", "*.yaml", "@home/x", "%TEMP%", "C:\\x.yaml", "!x", "&a"],
+    [
+        "a b.yaml",
+        "set #2.yaml",
+        "x: y.yaml",
+        "*.yaml",
+        "@home/x",
+        "%TEMP%",
+        "C:\\x.yaml",
+        "!x",
+        "&a",
+    ],
 )
 def test_an_overridden_path_stays_as_it_is(path: str) -> None:
     assert read_value(path) == path

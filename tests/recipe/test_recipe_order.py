@@ -25,7 +25,11 @@ BAD = {
     "far before": (QAT + EXPORT + PRUNE, "8:5", "prune cannot follow qat (line 5)"),
     "bench before export": (PRUNE + BENCH + EXPORT, "7:5", "bench needs an export stage before it"),
     "export before base": (EXPORT + TRAIN, "5:5", "export needs a checkpoint; move the base's"),
-    "same kind twice": (PRUNE + PRUNE, "7:5", "named 'prune' already (line 5); give this one a `name:`"),
+    "same kind twice": (
+        PRUNE + PRUNE,
+        "7:5",
+        "named 'prune' already (line 5); give this one a `name:`",
+    ),
     "same name": (PRUNE + TUNE + "    name: prune\n", "9:11", "named 'prune' already (line 5)"),
     "two bases": (TRAIN + TRAIN, "7:5", "named 'base' already (line 5); one is enough"),
     "base by another name": (TRAIN + "    name: first\n", "7:11", "leave out `name: first`"),
@@ -77,7 +81,7 @@ BAD = {
         "7:5",
         "trains a teacher, but the recipe has no `teacher:`",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", BAD.values(), ids=BAD.keys())
@@ -137,7 +141,9 @@ def test_a_teacher_that_nobody_names_is_not_put_in(tmp_path: Path) -> None:
 
 def test_stages_that_are_there_are_not_put_in_again(tmp_path: Path) -> None:
     own = TRAIN + TRAIN + "    role: teacher\n  - stage: prune\n"
-    names = [stage.name for stage in load(tmp_path, edited("  - stage: prune\n", own)).recipe.stages]
+    names = [
+        stage.name for stage in load(tmp_path, edited("  - stage: prune\n", own)).recipe.stages
+    ]
     assert names == ["base", "teacher", "prune", "finetune", "qat", "export", "bench"]
 
 

@@ -105,31 +105,27 @@ BAD = {
     "imgsz=[": "'[' is not valid YAML",
     "finetune.train={epochs: 1, epochs: 2}": "epochs: duplicate key",
     "finetune.trian.epochs=3": "stages[1].trian: unknown key; did you mean 'train'?",
-    "finetune.train.epocs=3": "stages[1].train.epocs: ultralytics has no such training argument; did you mean 'epochs'?",
+    "finetune.train.epocs=3": "no such training argument; did you mean 'epochs'?",
     "finetune.train.epochs=many": "stages[1].train.epochs: must be a whole number, got 'many'",
     "qat.train={lr0: 0.1}": "stages[2].train.epochs: missing",
     "imgsz=1": "imgsz: must be a multiple of 32, got 1",
-    "export.stage=prune": "stages[3]: prune cannot follow qat (line 17)",
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("override", BAD)
 def test_a_fault_of_an_override_names_the_override(tmp_path: Path, override: str) -> None:
-    lines = faults(tmp_path, GOOD, [override])
-    assert any(
-        line.startswith(f"recipe.yaml: override '{override}': ") and BAD[override] in line
-        for line in lines
-    ) or ("stage=prune" in override and any(BAD[override] in line for line in lines)), lines
+    (line,) = faults(tmp_path, GOOD, [override])
+    assert line.startswith(f"recipe.yaml: override '{override}': ")
+    assert BAD[override] in line
 
 
 def test_a_kind_that_several_stages_have_is_ambiguous(tmp_path: Path) -> None:
-    text = edited("  - stage: qat\n", "  - stage: finetune\n    name: again\n")
-    (line,) = faults(tmp_path, text, ["finetune.train.epochs=3", "imgz=1"])[-1:]
-    assert "no key 'imgz'" in line
-    text = text.replace("- stage: finetune\n    train", "- stage: finetune\n    name: one\n    train")
-    text = text.replace("against: finetune", "against: one")
+    again = "  - stage: finetune\n    name: again\n    train: {epochs: 1}\n  - stage: qat\n"
+    text = edited("- stage: finetune\n", "- stage: finetune\n    name: first\n")
+    text = text.replace("  - stage: qat\n", again).replace("against: finetune", "against: first")
     (line,) = faults(tmp_path, text, ["finetune.train.epochs=3"])
     assert "'finetune' may be 'stages.1' (line 10) or 'stages.2' (line 18); say which" in line
+    load(tmp_path, text, ["again.train.epochs=3", "stages.1.train.epochs=3"])
 
 
 def test_faults_of_the_file_and_of_overrides_come_together(tmp_path: Path) -> None:
@@ -164,10 +160,12 @@ def test_overriding_twice_is_overriding_once(tmp_path: Path, given: list[str]) -
     assert load(tmp_path, GOOD, [*given, *given]).recipe == once
 
 
-@given(st.permutations([f"{key}={value}" for key, value in
-    {"imgsz": 64, "seed": 2, "prune.align": 16, "qat.train.epochs": 2, "device": "cpu"}.items()]))  # fmt: skip
+DIFFERENT = ["imgsz=64", "seed=2", "prune.align=16", "qat.train.epochs=2", "device=cpu"]
+
+
+@given(st.permutations(DIFFERENT))
 @settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_overrides_of_different_keys_may_come_in_any_order(
     tmp_path: Path, given: list[str]
 ) -> None:
-    assert load(tmp_path, GOOD, given).recipe == load(tmp_path, GOOD, sorted(given)).recipe
+    assert load(tmp_path, GOOD, given).recipe == load(tmp_path, GOOD, DIFFERENT).recipe

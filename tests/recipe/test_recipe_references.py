@@ -1,0 +1,251 @@
+"""Weights, model yamls and data yamls are found, or the error says where they were looked for."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from compress.data.dataset import load_dataset
+from compress.errors import CompressError
+from compress.models import download, shipped
+from compress.recipe.references import resolve_data, resolve_model
+
+MODEL_YAML = "backbone: []\nhead: []\n"
+DATA = {"train": "images/train", "val": "images/val", "names": {0: "cell"}}
+
+
+@pytest.fixture(autouse=True)
+def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """``here`` is the current folder, ``recipes`` the recipe's, ``sets`` ultralytics'."""
+    for name in ("here", "recipes", "sets", "config/Ultralytics"):
+        (tmp_path / name).mkdir(parents=True)
+    settings = tmp_path / "config" / "Ultralytics" / "settings.json"
+    settings.write_text(json.dumps({"datasets_dir": str(tmp_path / "sets")}))
+    monkeypatch.setenv("YOLO_CONFIG_DIR", str(tmp_path / "config"))
+    monkeypatch.chdir(tmp_path / "here")
+    return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A stand-in for ultralytics' own folder: one model yaml and one data yaml."""
+    folder = tmp_path / "ultralytics"
+    (folder / "cfg" / "models" / "v8").mkdir(parents=True)
+    (folder / "cfg" / "datasets").mkdir()
+    (folder / "cfg" / "models" / "v8" / "yolov8.yaml").write_text(MODEL_YAML)
+    text = yaml.safe_dump({"path": "Fly", **DATA}) + "download: |\n  raise SystemExit('was run')\n"
+    (folder / "cfg" / "datasets" / "Fly.yaml").write_text(text)
+    monkeypatch.setattr(shipped, "ultralytics_folder", lambda: folder)
+    return folder
+
+
+def make_images(root: Path) -> Path:
+    for split in ("train", "val"):
+        (root / "images" / split).mkdir(parents=True)
+        (root / "labels" / split).mkdir(parents=True)
+        (root / "images" / split / "a.png").write_bytes(b"")
+        (root / "labels" / split / "a.txt").write_text("")
+    return root
+
+
+def failure(function: Callable[[], object]) -> str:
+    with pytest.raises(CompressError) as caught:
+        function()
+    return str(caught.value)
+
+
+def test_weights_are_found_here_then_beside_the_recipe(places: Path) -> None:
+    (places / "recipes" / "a.pt").write_bytes(b"recipe's")
+    found = resolve_model("a.pt", places / "recipes")
+    assert found.path == places / "recipes" / "a.pt"
+    assert found.sha256 == hashlib.sha256(b"recipe's").hexdigest()
+    Path("a.pt").write_bytes(b"here")
+    assert resolve_model("a.pt", places / "recipes").path == places / "here" / "a.pt"
+    absolute = str(places / "recipes" / "a.pt")
+    assert resolve_model(absolute, places).path == places / "recipes" / "a.pt"
+
+
+def test_missing_weights_say_where_they_were_looked_for_and_what_to_do(places: Path) -> None:
+    message = failure(lambda: resolve_model("yolov8n.pt", places / "recipes"))
+    assert "'yolov8n.pt'" in message
+    assert str(places / "here" / "yolov8n.pt") in message
+    assert str(places / "recipes" / "yolov8n.pt") in message
+    assert "copy the file" in message
+    assert "`model=PATH`" in message
+    assert "--download" in message
+    assert "--download" not in failure(lambda: resolve_model("w/yolov8n.pt", places))
+
+
+@pytest.mark.parametrize("name", ["yolov8.yaml", "yolov8n.yaml", "yolov8x.yaml"])
+def test_a_model_yaml_of_ultralytics_keeps_its_name(places: Path, name: str) -> None:
+    assert resolve_model(name, places).path == Path(name)
+
+
+def test_the_hash_of_a_model_yaml_covers_its_scale_and_its_text(places: Path) -> None:
+    def digest(name: str) -> str:
+        return resolve_model(name, places / "recipes").sha256
+
+    nano = digest("yolov8n.yaml")
+    assert nano != digest("yolov8s.yaml")
+    assert nano == digest("yolov8n.yaml")
+    Path("yolov8n.yaml").write_text(MODEL_YAML + "nc: 3\n")
+    assert nano != digest("yolov8n.yaml")
+
+
+def test_a_model_yaml_of_the_user_wins_and_may_be_scaled(places: Path) -> None:
+    (places / "recipes" / "yolov8.yaml").write_text(MODEL_YAML)
+    found = resolve_model("yolov8s.yaml", places / "recipes")
+    assert found.path == places / "recipes" / "yolov8s.yaml"
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("yolo8n.yaml", "did you mean 'yolov8n.yaml'?"),
+        ("nets/mine.yaml", "nets/mine.yaml"),
+        ("a.onnx", "neither weights (.pt) nor a model yaml"),
+        ("known", "did you mean 'known.pt'?"),
+        ("https://example.org/a.pt", "not there"),
+        ("~/none.pt", "not there"),
+    ],
+)
+def test_a_model_that_is_not_there(places: Path, name: str, words: str) -> None:
+    Path("known.pt").write_bytes(b"")
+    assert words in failure(lambda: resolve_model(name, places))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (b"train: x\nval: y\n", "m.yaml: not a model yaml"),
+        (b"a: [\n", "m.yaml:2:1: not valid YAML"),
+        (b"- 1\n", "m.yaml: expected `key: value`"),
+        (b"\xff", "m.yaml: not UTF-8"),
+    ],
+)
+def test_a_model_yaml_that_is_none(places: Path, text: bytes, words: str) -> None:
+    Path("m.yaml").write_bytes(text)
+    assert words in failure(lambda: resolve_model("m.yaml", places))
+
+
+def test_weights_are_downloaded_only_when_asked(
+    places: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fetch(name: str, folder: Path) -> Path:
+        (folder / name).write_bytes(b"fetched")
+        return folder / name
+
+    monkeypatch.setattr(download, "fetch_weights", fetch)
+    failure(lambda: resolve_model("yolov8n.pt", places))
+    assert resolve_model("yolov8n.pt", places, download=True).path == Path.cwd() / "yolov8n.pt"
+    assert resolve_model("yolov8n.pt", places).sha256 == hashlib.sha256(b"fetched").hexdigest()
+    failure(lambda: resolve_model("sub/yolov8n.pt", places, download=True))
+
+
+def test_a_data_yaml_that_means_the_same_everywhere_is_taken_as_it_is(places: Path) -> None:
+    root = make_images(places / "recipes" / "cells")
+    (root / "cells.yaml").write_text(yaml.safe_dump(DATA))
+    cache = places / "cache"
+    assert resolve_data("cells/cells.yaml", places / "recipes", cache) == root / "cells.yaml"
+    absolute = {"path": str(root), **DATA}
+    Path("far.yaml").write_text(yaml.safe_dump(absolute))
+    assert resolve_data("far.yaml", places, cache) == Path.cwd() / "far.yaml"
+    assert not cache.exists()
+
+
+@pytest.mark.parametrize("base", ["recipes/yamls", "here", "recipes", "sets"])
+def test_a_relative_folder_is_found_and_written_out(places: Path, base: str) -> None:
+    root = make_images(places / base / "Fly")
+    (places / "recipes" / "yamls").mkdir(exist_ok=True)
+    own = places / "recipes" / "yamls" / "mine.yaml"
+    own.write_text(yaml.safe_dump({"path": "Fly", **DATA}, sort_keys=False))
+    found = resolve_data("yamls/mine.yaml", places / "recipes", places / "cache")
+    assert found.name == "mine.yaml"
+    assert found.is_relative_to(places / "cache")
+    assert load_dataset(found).splits["train"] == (root / "images" / "train" / "a.png",)
+    again = resolve_data("yamls/mine.yaml", places / "recipes", places / "cache")
+    assert again == found
+
+
+def test_the_copy_of_a_data_yaml_keeps_its_lines_and_loses_its_script(places: Path) -> None:
+    make_images(Path("Fly"))
+    script = "download: |\n  exit()\n\n  exit()\n"
+    text = f"# mine\npath: Fly  # here\n{script}names: [a]\ntrain: images/train\nval: images/val\n"
+    Path("mine.yaml").write_text(text)
+    copy = resolve_data("mine.yaml", places, places / "cache").read_text()
+    values = yaml.safe_load(copy)
+    assert values.pop("path") == str(Path("Fly").resolve())
+    assert not values.pop("download")
+    assert values == {"names": ["a"], "train": "images/train", "val": "images/val"}
+    kept = [line for line in text.splitlines() if line.startswith(("names", "train", "val"))]
+    assert [copy.splitlines().index(line) for line in kept] == [
+        text.splitlines().index(line) for line in kept
+    ]
+
+
+def test_a_data_yaml_of_ultralytics_needs_its_images(places: Path) -> None:
+    message = failure(lambda: resolve_data("Fly.yaml", places / "recipes", places / "cache"))
+    for place in ("here", "recipes", "sets"):
+        assert str(places / place / "Fly") in message
+    assert "images/train and images/val" in message
+    assert "`data=PATH`" in message
+    assert "--download" in message
+    root = make_images(places / "sets" / "Fly")
+    found = resolve_data("Fly.yaml", places / "recipes", places / "cache")
+    assert yaml.safe_load(found.read_text())["path"] == str(root)
+    assert "was run" not in found.read_text()
+
+
+def test_images_of_ultralytics_are_downloaded_only_when_asked(
+    places: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fetch(file: Path) -> Path:
+        assert file.name == "Fly.yaml"
+        return make_images(places / "fetched")
+
+    monkeypatch.setattr(download, "fetch_dataset", fetch)
+    failure(lambda: resolve_data("Fly.yaml", places, places / "cache"))
+    found = resolve_data("Fly.yaml", places, places / "cache", download=True)
+    assert yaml.safe_load(found.read_text())["path"] == str(places / "fetched")
+
+
+def test_the_script_of_a_users_yaml_is_never_run(
+    places: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "fetch_dataset", lambda file: pytest.fail(f"fetched {file}"))
+    (places / "here" / "Fly.yaml").write_text("path: Fly\ntrain: a\nval: b\ndownload: exit()\n")
+    message = failure(lambda: resolve_data("Fly.yaml", places, places / "cache", download=True))
+    assert "--download" not in message
+
+
+@pytest.mark.parametrize(
+    ("ref", "words"),
+    [
+        ("fly.yaml", "did you mean 'Fly.yaml'?"),
+        ("sampel", "did you mean 'sample'?"),
+        ("deep/fly.yaml", "deep/fly.yaml"),
+        ("folder", "'folder' is a folder; name a data yaml (in it: cells.yaml)"),
+    ],
+)
+def test_a_data_yaml_that_is_not_there(places: Path, ref: str, words: str) -> None:
+    Path("folder").mkdir()
+    Path("folder/cells.yaml").write_text("")
+    assert words in failure(lambda: resolve_data(ref, places, places / "cache"))
+
+
+def test_the_sample_is_drawn_in_the_cache(places: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("compress.data.sample.draw_sample", lambda folder: folder / "sample.yaml")
+    cache = places / "cache"
+    assert resolve_data("sample", places, cache) == cache / "data" / "sample" / "sample.yaml"
+
+
+def test_no_settings_of_ultralytics_are_no_fault(
+    places: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("YOLO_CONFIG_DIR", str(places / "nowhere"))
+    assert shipped.datasets_folder() == places / "here" / "datasets"
