@@ -28,3 +28,7 @@ $(READY): pyproject.toml constraints.txt
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info
+
+.PHONY: tables
+tables: $(READY)
+	$(BIN)/python docs/results/tables.py

@@ -48,10 +48,9 @@ def onnxruntime_dialect(model: onnx.ModelProto, ranges: Ranges) -> onnx.ModelPro
     }
     for node in editor.nodes:
         if _module(node) in ranges.convs:
-            source = by_tensor[node.input[0]]
-            _quantize_conv(editor, node)
+            source, weight = by_tensor[node.input[0]], node.input[1]
+            node.input[1] = editor.quantized_weight(weight)
             if len(node.input) > 2:
-                weight = node.input[1].removesuffix("_int8_dequantized")
                 node.input[2] = editor.quantized_bias(node.input[2], weight, source.scale)
         _rename_inputs(node, renamed)
     return editor.finish()
@@ -73,19 +72,14 @@ def tensorrt_dialect(model: onnx.ModelProto, ranges: Ranges) -> onnx.ModelProto:
         if tensor not in renamed:
             scale = _symmetric_scale(by_tensor[tensor])
             renamed[tensor] = editor.quantized_tensor(tensor, scale, 0, np.int8)
-        _quantize_conv(editor, node)
-        node.input[0] = renamed[tensor]
+        node.input[0], node.input[1] = renamed[tensor], editor.quantized_weight(node.input[1])
     return editor.finish()
 
 
 def _module(node: onnx.NodeProto) -> str | None:
     if node.op_type != "Conv":
         return None
-    return node.input[1].removesuffix(".weight")
-
-
-def _quantize_conv(editor: GraphEditor, node: onnx.NodeProto) -> None:
-    node.input[1] = editor.quantized_weight(node.input[1])
+    return str(node.input[1]).removesuffix(".weight")
 
 
 def _rename_inputs(node: onnx.NodeProto, renamed: dict[str, str]) -> None:

@@ -87,11 +87,12 @@ def find_placement(model: onnx.ModelProto, float_layers: Sequence[str]) -> Place
         if node.op_type == "Conv":
             if convs.get(node.name) and convs[node.name] not in kept_float:
                 quantized.update({inputs[0]: None, node.output[0]: None})
-        elif node.op_type in _MOVING | _COMPUTING and inputs:
-            if all(tensor in quantized for tensor in inputs):
-                quantized.update(dict.fromkeys(node.output))
-                if node.op_type in _MOVING:
-                    groups.join([*inputs, *node.output])
+            continue
+        known = node.op_type in _MOVING | _COMPUTING and bool(inputs)
+        if known and all(tensor in quantized for tensor in inputs):
+            quantized.update(dict.fromkeys(node.output))
+            if node.op_type in _MOVING:
+                groups.join([*inputs, *node.output])
     int8 = tuple(name for name in convs.values() if name not in kept_float)
     return Placement(_describe(graph, convs, quantized, groups), int8)
 

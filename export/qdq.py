@@ -38,14 +38,16 @@ class GraphEditor:
         """Work on a copy of ``model``."""
         self.model = onnx.ModelProto()
         self.model.CopyFrom(model)
-        self._weights = {t.name: numpy_helper.to_array(t) for t in self.model.graph.initializer}
+        self._weights: dict[str, Array] = {
+            t.name: numpy_helper.to_array(t) for t in self.model.graph.initializer
+        }
         self._added: list[onnx.NodeProto] = []
         self._new: dict[str, onnx.TensorProto] = {}
 
     @property
     def nodes(self) -> Iterable[onnx.NodeProto]:
         """The nodes of the float graph."""
-        return self.model.graph.node
+        return list(self.model.graph.node)
 
     def weight(self, name: str) -> Array:
         """Values of an initializer."""
@@ -133,4 +135,3 @@ def _sorted(nodes: list[onnx.NodeProto], graph: onnx.GraphProto) -> list[onnx.No
             else:
                 done[node.output[0]] = stack.pop()
     return list(done.values())
-

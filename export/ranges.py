@@ -74,7 +74,9 @@ def load_ranges(path: Path) -> Ranges:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ExportError(f"{path}: not a readable ranges file ({error}).") from error
     for group in ranges.groups:
-        if not (math.isfinite(group.scale) and group.scale > 0 and QMIN <= group.zero_point <= QMAX):
+        if not (
+            math.isfinite(group.scale) and group.scale > 0 and QMIN <= group.zero_point <= QMAX
+        ):
             raise ExportError(
                 f"{path}: the range of '{group.tensors[0]}' is broken (scale {group.scale}, zero "
                 f"point {group.zero_point}). Run the ptq or qat stage again."

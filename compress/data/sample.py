@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -66,7 +65,7 @@ def _manifest(folder: Path) -> object:
 def _move(drawn: Path, folder: Path, manifest: object) -> None:
     shutil.rmtree(folder, ignore_errors=True)  # an older version of it
     try:
-        os.rename(drawn, folder)  # noqa: PTH104 - Path.rename differs on nothing, name says what
+        drawn.rename(folder)
     except OSError:
         if _manifest(folder) != manifest:  # else another process was first
             raise

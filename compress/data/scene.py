@@ -13,6 +13,8 @@ from compress.data.shapes import DISTRACTORS, OBJECTS, Field, Shape
 SIDE = 160  # pixels
 MIN_VISIBLE = 0.7  # share of an object that is always in sight
 SMALLEST, LARGEST = 9.0, 42.0  # radius of an object in pixels
+MIN_CONTRAST = 90.0  # distance of a colour from the ground, in levels of 0 to 255
+RIM_SHADE = 60.0  # how much darker an outline is, in the same levels
 SHAPES = tuple(OBJECTS.values())
 
 Pixels = NDArray[np.float64]
@@ -55,15 +57,12 @@ class Scene:
         object below it, would be seen. So every object in a picture has a label.
         """
         rows, columns, distance, area = pose.rasterise(shape)
-        inside = distance < 0
-        under = self.owner[rows, columns]
+        inside, under = distance < 0, self.owner[rows, columns]
         if kind is not None and inside.sum() < MIN_VISIBLE * area:
             return False
         if any(self._hides(index, under, inside) for index in np.unique(under[inside])):
             return False
-        cover = np.clip(0.5 - distance, 0.0, 1.0)[..., None]
-        patch = self.pixels[rows, columns]
-        patch[:] = patch * (1 - cover) + paint.fill(distance, rows, columns) * cover
+        paint.apply(self.pixels[rows, columns], distance)
         under[inside] = len(self.kinds) if kind is not None else -1
         if kind is not None:
             self.kinds.append(kind)
@@ -112,13 +111,13 @@ class Paint:
     slope: NDArray[np.float64]
     rim: float
 
-    def fill(self, distance: Field, rows: slice, columns: slice) -> Pixels:
-        """The colour of each pixel."""
-        y = np.arange(rows.start, rows.stop)[:, None] - rows.start
-        x = np.arange(columns.start, columns.stop)[None, :] - columns.start
+    def apply(self, patch: Pixels, distance: Field) -> None:
+        """Paint on ``patch`` where ``distance`` (pixels) is below zero, with a soft edge."""
+        y, x = np.indices(distance.shape)
         shade = self.slope[0] * x + self.slope[1] * y
-        shade = np.where(distance > -self.rim, shade - 60.0, shade)
-        return self.colour + shade[..., None]
+        shade = np.where(distance > -self.rim, shade - RIM_SHADE, shade)[..., None]
+        cover = np.clip(0.5 - distance, 0.0, 1.0)[..., None]
+        patch[:] = patch * (1 - cover) + (self.colour + shade) * cover
 
 
 def draw_scene(rng: Generator) -> tuple[NDArray[np.uint8], list[Box]]:
@@ -140,8 +139,9 @@ def draw_scene(rng: Generator) -> tuple[NDArray[np.uint8], list[Box]]:
 def _palette(rng: Generator, ground: Colour) -> Pixels:
     """Few colours a picture, shared by objects and distractors, all apart from the ground."""
     colours = rng.uniform(20, 235, (64, 3))
-    apart = np.linalg.norm(colours - ground, axis=1) > 90
-    return colours[apart][:4]
+    apart = np.linalg.norm(colours - ground, axis=1) > MIN_CONTRAST
+    chosen: Pixels = colours[apart][:4]
+    return chosen
 
 
 def _place_object(rng: Generator, scene: Scene, palette: Pixels) -> None:
@@ -169,8 +169,8 @@ def _paint(rng: Generator, palette: Pixels) -> Paint:
 def _background(rng: Generator, ground: Colour) -> Pixels:
     """A gradient, smooth texture at three scales, and thin lines."""
     x, y = np.meshgrid(np.linspace(-1, 1, SIDE), np.linspace(-1, 1, SIDE))
-    slope = rng.normal(0, 18, (2, 3))
-    pixels = ground + x[..., None] * slope[0] + y[..., None] * slope[1]
+    slope: Pixels = rng.normal(0, 18, (2, 3))
+    pixels: Pixels = ground + x[..., None] * slope[0] + y[..., None] * slope[1]
     for cells, strength in ((3, 16.0), (9, 12.0), (30, 8.0)):
         pixels += _texture(rng, cells) * rng.uniform(0, strength)
     for _ in range(rng.integers(0, 6)):
@@ -186,21 +186,25 @@ def _texture(rng: Generator, cells: int) -> Pixels:
     place = np.linspace(0, cells, SIDE, endpoint=False)
     low, share = place.astype(int), place % 1
     rows = knots[low] * (1 - share)[:, None] + knots[low + 1] * share[:, None]
-    return (rows[:, low] * (1 - share) + rows[:, low + 1] * share)[..., None]
+    smooth: Pixels = (rows[:, low] * (1 - share) + rows[:, low + 1] * share)[..., None]
+    return smooth
 
 
 def _photograph(rng: Generator, pixels: Pixels) -> NDArray[np.uint8]:
     """What a cheap camera makes of it: less contrast, blur, noise."""
     contrast, light = rng.uniform(0.7, 1.1), rng.normal(0, 12)
-    pixels = (pixels - 127) * contrast + 127 + light
-    pixels = _blur(pixels, float(rng.choice([0.0, 0.5, 1.0])))
-    pixels = pixels + rng.normal(0, rng.uniform(2, 8), pixels.shape)
-    return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
+    exposed = (pixels - 127) * contrast + 127 + light
+    blurred = _blur(exposed, float(rng.choice([0.0, 0.5, 1.0])))
+    noisy = blurred + rng.normal(0, rng.uniform(2, 8), pixels.shape)
+    levels: NDArray[np.uint8] = np.clip(np.rint(noisy), 0, 255).astype(np.uint8)
+    return levels
 
 
 def _blur(pixels: Pixels, weight: float) -> Pixels:
     """A 3 x 3 blur; ``weight`` is that of a neighbour against 2 for the centre."""
+    place = np.arange(SIDE)
     for axis in (0, 1):
-        before, after = np.roll(pixels, 1, axis), np.roll(pixels, -1, axis)
+        before = pixels.take(np.maximum(place - 1, 0), axis)
+        after = pixels.take(np.minimum(place + 1, SIDE - 1), axis)
         pixels = (2 * pixels + weight * (before + after)) / (2 + 2 * weight)
     return pixels

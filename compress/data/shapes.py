@@ -6,6 +6,7 @@ gives the distance to its outline in the same unit: below zero inside, above zer
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -33,11 +34,11 @@ def _bar(u: Field, v: Field) -> Field:
 
 def _polar(u: Field, v: Field, corners: int, waist: float) -> Field:
     """A figure with ``corners`` tips on the unit circle and notches at radius ``waist``."""
-    half = np.pi / corners
+    half = math.pi / corners
     turn = np.abs((np.arctan2(v, u) + half) % (2 * half) - half)
     # the outline from tip (1, 0) to notch is a straight line: its radius at angle `turn`
-    edge = waist * np.sin(half) / (waist * np.sin(half - turn) + np.sin(turn))
-    return (np.hypot(u, v) - edge) * np.cos(half)
+    edge = waist * math.sin(half) / (waist * np.sin(half - turn) + np.sin(turn))
+    return (np.hypot(u, v) - edge) * math.cos(half)
 
 
 def _triangle(u: Field, v: Field) -> Field:

@@ -44,6 +44,6 @@ def fetch_dataset(yaml: Path) -> Path:
 
 def _failed(name: str, reason: object) -> CompressError:
     return CompressError(
-        f"'{name}' could not be downloaded: {reason}. "
+        f"'{name}' could not be downloaded: {str(reason).rstrip('. ')}. "
         "Check the network, or fetch it elsewhere and copy it here"
     )

@@ -29,7 +29,7 @@ def evaluate(
     batch: int = 16,
     device: str = "cpu",
 ) -> Accuracy:
-    """mAP of ``model`` on one split of ``data``, on square images of ``imgsz`` pixels.
+    """MAP of ``model`` on one split of ``data``, on square images of ``imgsz`` pixels.
 
     Images are padded to squares for checkpoints and ONNX files alike, so that the figures of all
     stages can be compared. An ONNX file runs in ONNX Runtime, one image at a time.

@@ -31,7 +31,9 @@ def unfuse_into(fused: nn.Module, plain: nn.Module) -> nn.Module:
     trained = dict(fused.named_modules())
     for name, module in result.named_modules():
         norm = getattr(module, "bn", None)
-        if isinstance(norm, nn.BatchNorm2d) and isinstance(getattr(module, "conv", None), nn.Conv2d):
+        if isinstance(norm, nn.BatchNorm2d) and isinstance(
+            getattr(module, "conv", None), nn.Conv2d
+        ):
             source = trained[f"{name}.conv"]
             module.conv.weight.data.copy_(source.weight.detach())
             norm.running_mean.zero_()

@@ -48,9 +48,7 @@ class DependencyGraph:
     def groups(self, fixed: Sequence[str]) -> list[ChannelGroup]:
         """All groups, in a fixed order, but those that would cut an output of ``fixed``."""
         ignored = [self._modules[name] for name in fixed]
-        found = self._graph.get_all_groups(
-            ignored_layers=ignored, root_module_types=[nn.Conv2d]
-        )
+        found = self._graph.get_all_groups(ignored_layers=ignored, root_module_types=[nn.Conv2d])
         groups = [self._describe(group) for group in found]
         return sorted(groups, key=lambda group: group.root)
 

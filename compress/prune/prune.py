@@ -36,7 +36,7 @@ def prune_model(
     ignore: Sequence[str] = (),
     score: Callable[[Tensor], Tensor] = lamp,
 ) -> Pruned:
-    """A smaller copy of ``model`` with ``keep_macs`` of its MACs, all widths multiples of ``align``.
+    """A smaller copy of ``model``: ``keep_macs`` of its MACs, widths multiples of ``align``.
 
     Exempt from pruning: the head's class and box outputs, DFL, and layers that match a pattern of
     ``ignore`` (module names; ``*`` matches any text).

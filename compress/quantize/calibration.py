@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from compress.errors import CompressError
 from compress.quantize.simulation import Simulation
@@ -117,7 +117,7 @@ def _outside(histogram: _Histogram, low: float, high: float) -> float:
 
 
 def _observe(
-    simulation: Simulation, batches: Sequence[Tensor], observers: Sequence[nn.Module] | Sequence
+    simulation: Simulation, batches: Sequence[Tensor], observers: Sequence[Callable[[Tensor], None]]
 ) -> None:
     hooks = [(hook, index) for index, group in enumerate(simulation.points) for _, hook in group]
     for hook, index in hooks:

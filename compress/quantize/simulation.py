@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - the name everyone knows
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from compress.errors import CompressError
@@ -26,6 +26,7 @@ class PointHook:
         self.observe: Callable[[Tensor], None] | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
+        """Observe or round ``x``."""
         if self.observe is not None:
             self.observe(x.detach())
             return x
@@ -51,9 +52,7 @@ class _QuantizedConv:
     def __call__(self, x: Tensor) -> Tensor:
         conv = self.block.conv
         weight = quantize_weight(conv.weight) if self.int8_weight else conv.weight
-        y = F.conv2d(
-            x, weight, conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups
-        )
+        y = F.conv2d(x, weight, conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups)
         y = self._at("Conv")(y)
         if isinstance(self.block.act, nn.SiLU):
             return self._at("Mul")(y * self._at("Sigmoid")(torch.sigmoid(y)))

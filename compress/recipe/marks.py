@@ -62,7 +62,7 @@ def read_value(text: str) -> Any:
     loader = _Loader("")
     tag = loader.resolve(yaml.ScalarNode, text, (True, False))  # type: ignore[no-untyped-call]
     node = yaml.ScalarNode(tag, text)
-    return loader.construct_object(node) if node.tag in _KNOWN_TAGS[yaml.ScalarNode] else text
+    return _scalar(loader, node) if node.tag in _KNOWN_TAGS[yaml.ScalarNode] else text
 
 
 class _UnreadableError(Exception):
@@ -109,6 +109,17 @@ def _slot(parent: yaml.Node | None, index: yaml.Node | int) -> tuple[int, int]:
 
 def _place(mark: yaml.Mark) -> Place:
     return Place(mark.line + 1, mark.column + 1)
+
+
+def _scalar(loader: yaml.SafeLoader, node: yaml.Node) -> Any:
+    try:
+        value = loader.construct_object(node)
+        if not isinstance(value, int) or value.bit_length() < 64:
+            return value
+    except (ValueError, KeyError):
+        pass
+    kind = node.tag.removeprefix(_PREFIX)
+    raise ValueError(f"'{node.value[:40]}' cannot be read as {kind}; quote it to mean text")
 
 
 def _shown(node: yaml.Node) -> str:
@@ -198,7 +209,7 @@ class _Builder:
                     self.build(child, (*path, i), self._loader.alias_places.get(_slot(node, i)))
                     for i, child in enumerate(node.value)
                 ]
-            return self._scalar(node, path)
+            return self._plain(node, path)
         finally:
             self._open.discard(id(node))
 
@@ -215,12 +226,11 @@ class _Builder:
             self._seen.add(id(node))
             self.problems.append(_place(node.start_mark).problem(f"{dotted(path)}: {message}"))
 
-    def _scalar(self, node: yaml.Node, path: KeyPath) -> Any:
+    def _plain(self, node: yaml.Node, path: KeyPath) -> Any:
         try:
-            return self._loader.construct_object(node)
-        except (ValueError, KeyError):
-            kind = node.tag.removeprefix(_PREFIX)
-            return self._fault(node, path, f"'{node.value[:40]}' cannot be read as {kind}")
+            return _scalar(self._loader, node)
+        except ValueError as error:
+            return self._fault(node, path, str(error))
 
     def _mapping(self, node: yaml.MappingNode, path: KeyPath) -> dict[str, Any]:
         out: dict[str, Any] = {}

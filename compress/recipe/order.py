@@ -25,7 +25,7 @@ def order_faults(tree: Tree) -> list[Fault]:
     return list(chain.from_iterable(rule(tree, stages) for rule in rules))
 
 
-def names_teacher(stages: list[StageOutline]) -> bool:
+def _names_teacher(stages: list[StageOutline]) -> bool:
     """Whether a distill section asks for the recipe's ``teacher``."""
     return any("teacher" in dict(_teacher_references(stage)).values() for stage in stages)
 
@@ -102,7 +102,7 @@ def _weights(tree: Tree, stages: list[StageOutline]) -> Iterator[Fault]:
     for key, role in (("model", "base"), ("teacher", "teacher")):
         named, stage = tree.get((key,)), trained.get(role)
         untrained = isinstance(named, str) and named.endswith(_MODEL_YAML)
-        needed = role == "base" or stage is not None or names_teacher(stages)
+        needed = role == "base" or stage is not None or _names_teacher(stages)
         if untrained and needed and (stage is None or stage.raw.get("when") == "never"):
             todo = f"give it a `stage: train` of `role: {role}`, or name a .pt"
             yield Fault((key,), f"a model yaml has no trained weights: {todo}")
@@ -113,7 +113,7 @@ def _checkpoints(tree: Tree, stages: list[StageOutline], end: int) -> list[str]:
     written = [stage.name for stage in stages[:end] if "checkpoint" in STAGES[stage.kind].gives]
     roles = {stage.role for stage in stages}
     implicit = ["base"] if "base" not in roles else []
-    if "teacher" not in roles and tree.get(("teacher",)) and names_teacher(stages):
+    if "teacher" not in roles and tree.get(("teacher",)) and _names_teacher(stages):
         implicit.append("teacher")
     return implicit + written
 

@@ -254,10 +254,10 @@ class Recipe(Strict):
 
     version: Literal[1]
     model: str = Field(min_length=1, description="weights (.pt) or a model yaml")
-    teacher: str | None = None
+    teacher: str | None = Field(default=None, min_length=1)
     data: str = Field(min_length=1, description="a data yaml, or 'sample' for the drawn set")
     imgsz: int = Field(default=640, ge=32, le=4096, multiple_of=32)
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**31)
     device: Device = "cpu"
     workers: int = Field(default=8, ge=0)
     stages: list[Stage] = Field(min_length=1)

@@ -95,7 +95,7 @@ def missing(run: Run, planned: Sequence[str] = ()) -> list[str]:
         return [*found, "No bench: latency and mAP of the exported files are unknown."]
     unmeasured = [graph.name for graph in graphs(run) if graph.p50 is None]
     if unmeasured:
-        found.append(f"Exported, but not measured here: {', '.join(unmeasured)}.")
+        found.append(f"Latency of files for a runtime not measured here: {', '.join(unmeasured)}.")
     unrated = [model.name for model in models(run) if model.torch.map50_95 is None]
     if unrated:
         found.append(f"Without mAP in PyTorch: {', '.join(unrated)}.")

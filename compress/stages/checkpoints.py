@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -58,9 +59,7 @@ def distillation(
         teachers.append(load_checkpoint(artifact.path))
         check_classes(teachers[-1], context, f"teacher '{config.teachers[index]}'")
     terms = [
-        FeatureTerm(
-            loss.kind, lambda s, t, tau=loss.temperature: cwd(s, t, tau), weight=loss.weight
-        )
+        FeatureTerm(loss.kind, partial(cwd, temperature=loss.temperature), loss.weight)
         for loss in config.losses
     ]
     return [Distillation(teachers, terms)]

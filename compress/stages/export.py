@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from compress.errors import CompressError
 from compress.models.checkpoint import load_checkpoint
-from compress.models.exportable import exportable, export_metadata, fused_copy
+from compress.models.exportable import export_metadata, exportable, fused_copy
 from compress.models.images import load_image, pick
 from compress.pipeline.contract import Artifact, Context, StageResult
 from compress.quantize.simulation import Simulation

@@ -21,6 +21,4 @@ def run(config: QatStage, inputs: Mapping[str, Artifact], context: Context) -> S
     training = fit(student.model, config.train, context, config.name, extensions)
     trained = calibrated(parent, config, context)
     with_weights(trained.model, training)
-    return quantized_result(
-        trained, parent, config, context, metrics={"curves": training.curves}
-    )
+    return quantized_result(trained, parent, config, context, metrics={"curves": training.curves})

@@ -32,6 +32,13 @@ def test_subfolders_count_hidden_files_and_other_files_do_not(tmp_path: Path) ->
     assert names(load_dataset(yaml).splits["train"]) == ["0.jpg", "a.PNG"]
 
 
+def test_linked_folders_are_followed(tmp_path: Path) -> None:
+    yaml = make_data(tmp_path / "set", images=1)
+    add_image(tmp_path, "elsewhere/far.jpg")
+    (tmp_path / "set/images/train/linked").symlink_to(tmp_path / "elsewhere")
+    assert names(load_dataset(yaml).splits["train"]) == ["0.jpg", "far.jpg"]
+
+
 @pytest.mark.parametrize(
     ("text", "folder"),
     [
@@ -86,7 +93,10 @@ FAULTS = {
         ["data.yaml:3:1:", "0..1", "not 0, 2"],
     ),
     "text as class number": (YAML.replace("[cat, dog]", "{a: cat}"), ["data.yaml:3:1:", "not a"]),
-    "not YAML": ("train: images/train\nval: [images\nnames: x\n", ["data.yaml:3:6: not valid YAML"]),
+    "not YAML": (
+        "train: images/train\nval: [images\nnames: x\n",
+        ["data.yaml:3:6: not valid YAML"],
+    ),
     "a tab": ("train:\n\timages\n", ["data.yaml:2:1: not valid YAML"]),
     "a list": ("- train\n- val\n", ["not a data yaml"]),
     "nothing": ("", ["not a data yaml"]),

@@ -76,10 +76,11 @@ def test_a_kill_leaves_nothing_half_drawn(tmp_path: Path, monkeypatch: pytest.Mo
             raise KeyboardInterrupt
         return scene.draw_scene(rng)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(sample, "draw_scene", stop)
+    monkeypatch.setattr(sample, "draw_scene", stop)
+    with pytest.raises(KeyboardInterrupt):
         draw_sample(tmp_path / "set", FEW)
     assert list(tmp_path.iterdir()) == []
+    monkeypatch.undo()
     assert draw_sample(tmp_path / "set", FEW).is_file()
 
 
@@ -117,7 +118,8 @@ def test_no_shape_hides_an_object(seed: int, shapes: int) -> None:
     looks = [*OBJECTS.values(), *DISTRACTORS]
     for _ in range(shapes):
         kind = int(rng.integers(len(looks)))
-        pose = scene.Pose(*rng.uniform(40, 120, 2), rng.uniform(8, 40), rng.uniform(0, 6), 0.9)
+        x, y = rng.uniform(40, 120, 2)
+        pose = scene.Pose(x, y, rng.uniform(8, 40), rng.uniform(0, 6), 0.9)
         paint = scene.Paint(rng.uniform(0, 255, 3), np.zeros(2), 0.0)
         picture.place(looks[kind], pose, paint, kind if kind < len(OBJECTS) else None)
     for index, area in enumerate(picture.areas):
@@ -125,9 +127,7 @@ def test_no_shape_hides_an_object(seed: int, shapes: int) -> None:
 
 
 def test_all_classes_and_sizes_occur() -> None:
-    boxes = [
-        box for seed in range(60) for box in scene.draw_scene(np.random.default_rng(seed))[1]
-    ]
+    boxes = [box for seed in range(60) for box in scene.draw_scene(np.random.default_rng(seed))[1]]
     assert {box.kind for box in boxes} == set(range(len(OBJECTS)))
     widths = [box.right - box.left for box in boxes]
     assert min(widths) < 16

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -85,6 +86,9 @@ def test_kill_inside_a_stage_keeps_what_was_finished(desk: Desk, moment: str) ->
             os.kill(os.getpid(), signal.SIGKILL)
 
     assert in_child(lambda: desk.run(RECIPE, hook=hook))
+    run = json.loads((desk.place.run / "run.json").read_text())
+    assert run["status"] == "running"
+    assert [stage["name"] for stage in run["stages"]] == ["base"]
     assert desk.run(RECIPE).ran == ("export",)
 
 

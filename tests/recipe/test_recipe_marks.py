@@ -40,6 +40,8 @@ FAULTY = {
     "own tag": (b"a: !env HOME", "1:4", "'!env'"),
     "set tag": (b"a: !!set {x}", "1:4", "'!!set'"),
     "wrong tag": (b"a: !!int x", "1:4", "'x' cannot be read as int"),
+    "huge number": (b"a: " + b"9" * 5000, "1:4", "cannot be read as int; quote it"),
+    "huge hexadecimal number": (b"a: 0x" + b"f" * 5000, "1:4", "cannot be read as int"),
     "mapping as key": (b"? {a: 1}\n: 2\n", "1:3", "a key must be plain text"),
     "merge of text": (b"a:\n  <<: x\n", "2:7", "'<<' takes a mapping"),
     "duplicate": (
@@ -144,7 +146,7 @@ KEYS = st.text(string.ascii_lowercase + "_-", min_size=1, max_size=8).filter(
 SCALARS = (
     st.none()
     | st.booleans()
-    | st.integers()
+    | st.integers(1 - 2**63, 2**63 - 1)
     | st.floats(allow_nan=False)
     | st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), max_size=12)
 )

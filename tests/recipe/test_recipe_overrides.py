@@ -102,6 +102,7 @@ BAD = {
     "stages.prune.name=x": "stages has no position 'prune'",
     "finetune.train.epochs.x=3": "stages[1].train.epochs is 30, which has no 'x'",
     "finetune.distill.losses.1.weight=2": "losses has no position '1' (0 to 0)",
+    "imgsz=99999999999999999999": "cannot be read as int",
     "imgsz=[": "'[' is not valid YAML",
     "finetune.train={epochs: 1, epochs: 2}": "epochs: duplicate key",
     "finetune.trian.epochs=3": "stages[1].trian: unknown key; did you mean 'train'?",

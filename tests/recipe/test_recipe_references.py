@@ -19,6 +19,9 @@ MODEL_YAML = "backbone: []\nhead: []\n"
 DATA = {"train": "images/train", "val": "images/val", "names": {0: "cell"}}
 
 
+real_folder = shipped.ultralytics_folder
+
+
 @pytest.fixture(autouse=True)
 def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """``here`` is the current folder, ``recipes`` the recipe's, ``sets`` ultralytics'."""
@@ -249,3 +252,17 @@ def test_no_settings_of_ultralytics_are_no_fault(
 ) -> None:
     monkeypatch.setenv("YOLO_CONFIG_DIR", str(places / "nowhere"))
     assert shipped.datasets_folder() == places / "here" / "datasets"
+
+
+@pytest.mark.skipif(real_folder() is None, reason="ultralytics is not installed")
+@pytest.mark.parametrize(
+    "name", ["yolov8n", "yolov8s-p2", "yolo11m", "yolov10b", "yolov5l", "yolo26n"]
+)
+def test_the_real_ultralytics_has_the_usual_yamls(
+    places: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(shipped, "ultralytics_folder", real_folder)
+    assert resolve_model(f"{name}.yaml", places).path == Path(f"{name}.yaml")
+    assert "images/train" in failure(
+        lambda: resolve_data("VisDrone.yaml", places, places / "cache")
+    )
