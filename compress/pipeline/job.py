@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from compress.errors import CompressError, RecipeError
 from compress.pipeline.contract import Artifact
 from compress.pipeline.files import make_writable_folder, storage_faults
 from compress.pipeline.links import FromRecipe, link_steps
 from compress.pipeline.stage_table import STAGES, StageTable
 from compress.recipe.schema import Recipe
+from compress.recipe.tree import KeyPath
 
 if TYPE_CHECKING:
     from compress.data.dataset import DataSet
@@ -65,8 +68,13 @@ def prepare(
     links = [link for step in link_steps(recipe, table) for link in step.links.values()]
     references = dict.fromkeys(link.reference for link in links if isinstance(link, FromRecipe))
     with storage_faults(cache):
-        named = {name: resolve_model(name, home, download=download) for name in references}
-        data = load_dataset(resolve_data(recipe.data, home, cache, download=download))
+        named = {}
+        for name in references:
+            with _placed(loaded, _written_at(recipe, name)):
+                named[name] = resolve_model(name, home, download=download)
+        with _placed(loaded, ("data",)):
+            yaml = resolve_data(recipe.data, home, cache, download=download)
+        data = load_dataset(yaml)
         return Job(
             recipe=recipe,
             name=loaded.name,
@@ -76,3 +84,26 @@ def prepare(
             fingerprint=fingerprint(data, cache / "data" / "fingerprints.json"),
             named=named,
         )
+
+
+def _written_at(recipe: Recipe, reference: str) -> KeyPath:
+    """Where the recipe names these weights: at the top, or among the teachers of a stage."""
+    for key in ("model", "teacher"):
+        if getattr(recipe, key) == reference:
+            return (key,)
+    for index, stage in enumerate(recipe.stages):
+        distill = getattr(stage, "distill", None)
+        if distill is not None and reference in distill.teachers:
+            return ("stages", index, "distill", "teachers", distill.teachers.index(reference))
+    return ()
+
+
+@contextmanager
+def _placed(loaded: LoadedRecipe, path: KeyPath) -> Iterator[None]:
+    """A file that is not there is a fault of the line that names it."""
+    try:
+        yield
+    except RecipeError:
+        raise
+    except CompressError as error:
+        raise loaded.error(path, str(error)) from error
