@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from ultralytics.nn.modules import DFL, Detect
+from ultralytics.nn.modules import DFL, OBB, Detect, Pose, Segment
 
 from compress.errors import CompressError
 
@@ -30,13 +30,19 @@ def detect_head(model: nn.Module) -> Detect:
     """The model's detection head.
 
     Raises:
-        CompressError: if the model has none (a classifier, say).
+        CompressError: if the model has none, or one for another task, or an end-to-end one.
     """
-    head = model.model[-1]
-    if not isinstance(head, Detect):
+    head = model.model[-1] if hasattr(model, "model") else model
+    what = type(head).__name__
+    if not isinstance(head, Detect) or isinstance(head, (Segment, Pose, OBB)):
         raise CompressError(
-            f"The model's last layer is {type(head).__name__}, not a detection head: only "
-            "detection models can be compressed so far."
+            f"The model's last layer is {what}, not a plain detection head: only detection models "
+            "can be compressed so far. Give a detection model, such as yolov8n."
+        )
+    if getattr(head, "one2one_cv2", None) is not None:
+        raise CompressError(
+            f"The model's head {what} is end-to-end (YOLOv10, YOLO26): such heads cannot be "
+            "compressed yet. Give a model with a plain head, such as yolov8n."
         )
     return head
 
