@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 
 from export.errors import ExportError
+from export.placement import conv_names
 from export.qdq import GraphEditor
 from export.ranges import GroupRange, Ranges
 
@@ -17,20 +18,31 @@ def write_dialect(target: str, float_onnx: Path, ranges: Ranges, output: Path) -
     """Write the INT8 ONNX of ``target`` (``onnxruntime`` or ``tensorrt``).
 
     Raises:
-        ExportError: if the ranges belong to another graph.
+        ExportError: if the ranges belong to another graph, or the float file cannot be read.
     """
-    model = onnx.load(str(float_onnx))
+    try:
+        model = onnx.load(str(float_onnx))
+    except Exception as error:  # protobuf raises kinds of its own
+        raise ExportError(f"{float_onnx}: not a readable ONNX file. Export it again.") from error
     _check(model, ranges, float_onnx)
     onnx.save(_WRITERS[target](model, ranges), str(output))
 
 
 def _check(model: onnx.ModelProto, ranges: Ranges, path: Path) -> None:
-    known = {name for node in model.graph.node for name in [*node.input, *node.output]}
-    unknown = sorted(ranges.by_tensor().keys() - known)
+    nodes = model.graph.node
+    known = {name for node in nodes for name in [*node.input, *node.output]}
+    ranged = ranges.by_tensor().keys()
+    unknown = sorted(ranged - known) + sorted(set(ranges.convs) - set(conv_names(model)))
     if unknown:
         raise ExportError(
-            f"{path}: the ranges file names '{unknown[0]}' ({len(unknown)} tensors in all), which "
+            f"{path}: the ranges file names '{unknown[0]}' ({len(unknown)} names in all), which "
             "this graph does not have: the ranges belong to another model."
+        )
+    bare = sorted({n.input[0] for n in nodes if _module(n) in ranges.convs} - ranged)
+    if bare:
+        raise ExportError(
+            f"{path}: the ranges file has nothing for '{bare[0]}' ({len(bare)} tensors in all): it "
+            "is incomplete or belongs to another model. Run the ptq or qat stage again."
         )
 
 
@@ -48,10 +60,11 @@ def onnxruntime_dialect(model: onnx.ModelProto, ranges: Ranges) -> onnx.ModelPro
     }
     for node in editor.nodes:
         if _module(node) in ranges.convs:
-            source, weight = by_tensor[node.input[0]], node.input[1]
-            node.input[1] = editor.quantized_weight(weight)
             if len(node.input) > 2:
-                node.input[2] = editor.quantized_bias(node.input[2], weight, source.scale)
+                scale = by_tensor[node.input[0]].scale
+                node.input[1:] = editor.quantized_filter(node.input[1], node.input[2], scale)
+            else:
+                node.input[1] = editor.quantized_weight(node.input[1])
         _rename_inputs(node, renamed)
     return editor.finish()
 

@@ -46,10 +46,13 @@ def export_float(
                 input_names=[INPUT_NAME],
                 output_names=[OUTPUT_NAME],
                 dynamo=False,
+                # else equal weights would be stored once, under the name of only one module
+                keep_initializers_as_inputs=True,
             )
     except (RuntimeError, torch.onnx.errors.OnnxExporterError) as error:
         raise ExportError(f"{path.name}: PyTorch cannot export this model: {error}") from error
     model = onnx.load(str(path))
+    del model.graph.input[1:]
     onnx.helper.set_model_props(model, dict(metadata or {}))
     model.producer_version = ""  # equal weights, equal bytes
     onnx.checker.check_model(model)

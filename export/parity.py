@@ -34,7 +34,7 @@ def run_onnx(path: Path, images: Sequence[Array], threads: int = 0) -> list[Arra
     """Outputs of the ONNX file for each image (1, 3, H, W), in ONNX Runtime on the CPU.
 
     Raises:
-        ExportError: if ONNX Runtime cannot load or run the file.
+        ExportError: if ONNX Runtime cannot load or run the file, or it gives NaN.
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
@@ -42,9 +42,15 @@ def run_onnx(path: Path, images: Sequence[Array], threads: int = 0) -> list[Arra
     try:
         session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         name = session.get_inputs()[0].name
-        return [session.run(None, {name: image})[0] for image in images]
+        outputs = [session.run(None, {name: image})[0] for image in images]
     except Exception as error:  # ONNX Runtime's exceptions have no common base of their own
         raise ExportError(f"{path.name}: ONNX Runtime cannot run it: {error}") from error
+    if not all(np.isfinite(output).all() for output in outputs):
+        raise ExportError(
+            f"{path.name}: its output is NaN or infinite on a real image. The checkpoint is broken; "
+            "train it again with a lower learning rate."
+        )
+    return outputs
 
 
 def compare(expected: Sequence[Array], actual: Sequence[Array]) -> Parity:

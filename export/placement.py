@@ -5,7 +5,7 @@ Read off the ONNX graph, so that training simulates exactly what the exported fi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -80,21 +80,35 @@ def find_placement(model: onnx.ModelProto, float_layers: Sequence[str]) -> Place
     initializers = {tensor.name for tensor in graph.initializer}
     convs = _conv_modules(graph, initializers)
     kept_float = _matching(set(convs.values()), float_layers)
+    int8 = {node: name for node, name in convs.items() if name not in kept_float}
+    needed = _needed(graph, initializers, int8)
     quantized: dict[str, None] = {}  # an ordered set
     groups = _Groups()
     for node in graph.node:
         inputs = _data_inputs(node, initializers)
         if node.op_type == "Conv":
-            if convs.get(node.name) and convs[node.name] not in kept_float:
+            if node.name in int8:
                 quantized.update({inputs[0]: None, node.output[0]: None})
             continue
         known = node.op_type in _MOVING | _COMPUTING and bool(inputs)
-        if known and all(tensor in quantized for tensor in inputs):
-            quantized.update(dict.fromkeys(node.output))
+        if known and all(tensor in quantized or tensor in needed for tensor in inputs):
+            quantized.update(dict.fromkeys([*inputs, *node.output]))
             if node.op_type in _MOVING:
                 groups.join([*inputs, *node.output])
-    int8 = tuple(name for name in convs.values() if name not in kept_float)
-    return Placement(_describe(graph, convs, quantized, groups), int8)
+    return Placement(_describe(graph, convs, quantized, groups), tuple(int8.values()))
+
+
+def _needed(graph: onnx.GraphProto, initializers: set[str], int8: Mapping[str, str]) -> set[str]:
+    """Tensors that an INT8 convolution reads, back to where they are computed.
+
+    Values are rounded there, not at a Concat or Split in between, which no module stands for.
+    """
+    needed: set[str] = set()
+    for node in reversed(graph.node):
+        moves = node.op_type in _MOVING and not needed.isdisjoint(node.output)
+        if moves or node.name in int8:
+            needed.update(_data_inputs(node, initializers))
+    return needed
 
 
 def conv_names(model: onnx.ModelProto) -> list[str]:
@@ -115,7 +129,7 @@ def _conv_modules(graph: onnx.GraphProto, initializers: set[str]) -> dict[str, s
 def _matching(names: set[str], patterns: Sequence[str]) -> set[str]:
     found: set[str] = set()
     for pattern in patterns:
-        matched = {n for n in names if fnmatchcase(n, pattern) or n.startswith(pattern + ".")}
+        matched = {n for n in names if fnmatchcase(n, pattern) or fnmatchcase(n, f"{pattern}.*")}
         if not matched:
             raise ExportError(
                 f"float_layers: '{pattern}' matches no convolution. Names look like "
@@ -147,7 +161,31 @@ def _describe(
             if tensor not in producers or producers[tensor].op_type not in _MOVING
         )
         described.append(QuantizationGroup(tensors[0], points, tuple(tensors)))
+    _require_outputs(graph, [point for group in described for point in group.points], conv_of)
     return tuple(described)
+
+
+def _require_outputs(
+    graph: onnx.GraphProto, points: Sequence[Point], conv_of: Mapping[str, str]
+) -> None:
+    """Refuse points in the middle of a module: PyTorch could round only what it gives out."""
+    readers: dict[str, set[str]] = {}
+    for node in graph.node:
+        for tensor in node.input:
+            readers.setdefault(tensor, set()).add(f"{_scope(node.name)}.")
+    blocks = {name.removesuffix(".conv") for name in conv_of.values()}
+    inner = {
+        point.module
+        for point in points
+        if point.module and point.module not in blocks
+        if any(reader.startswith(f"{point.module}.") for reader in readers.get(point.tensor, ()))
+    }
+    if inner:
+        raise ExportError(
+            "quantize: inside of these modules a convolution reads what no module gives out, which "
+            "cannot be simulated yet. Leave them in float: "
+            f"`float_layers: [{', '.join(sorted(inner))}]`"
+        )
 
 
 def _point(tensor: str, node: onnx.NodeProto | None, conv_of: dict[str, str]) -> Point:

@@ -13,18 +13,21 @@ Array = npt.NDArray[np.generic]
 WEIGHT_MAX = 127
 
 
-def quantize_weight(weight: npt.NDArray[np.float32]) -> tuple[Array, npt.NDArray[np.float32]]:
+def quantize_weight(
+    weight: npt.NDArray[np.float32], least_scale: npt.ArrayLike = np.finfo(np.float32).tiny
+) -> tuple[Array, npt.NDArray[np.float32]]:
     """Symmetric INT8 weights, one scale for each output channel.
 
     Args:
         weight: (out, in, kh, kw) float32.
+        least_scale: lower limit of the scales, one for all or (out,).
 
     Returns:
         int8 weights of the same shape, in -127..127, and scales (out,): the channel's largest
         magnitude / 127, in float32 as in training.
     """
     peak = np.abs(weight.reshape(weight.shape[0], -1)).max(1)
-    scale = np.maximum(peak / np.float32(WEIGHT_MAX), np.finfo(np.float32).tiny).astype(np.float32)
+    scale = np.maximum(peak / np.float32(WEIGHT_MAX), least_scale).astype(np.float32)
     # training multiplies by the inverse; dividing would round a few weights the other way
     inverse = (np.float32(1) / scale).reshape(-1, 1, 1, 1)
     rounded = np.rint(weight * inverse)
@@ -82,22 +85,31 @@ class GraphEditor:
 
     def quantized_weight(self, name: str) -> str:
         """Replace a weight by INT8 and a DequantizeLinear; gives the tensor to read."""
-        integers, scales = quantize_weight(self._weights[name].astype(np.float32))
+        return self._int8_weight(name, *quantize_weight(self._weights[name].astype(np.float32)))
+
+    def quantized_filter(self, weight: str, bias: str, input_scale: float) -> tuple[str, str]:
+        """Replace a weight by INT8 and its bias by int32 at scale input x weight.
+
+        Gives the tensors to read. A channel of next to no weight gets a scale at which its bias
+        still fits.
+        """
+        limits = np.iinfo(np.int32)
+        biases = self._weights[bias].astype(np.float64)
+        weights = self._weights[weight].astype(np.float32)
+        least = np.maximum(np.abs(biases) / input_scale / limits.max, np.finfo(np.float32).tiny)
+        integers, weight_scales = quantize_weight(weights, least)
+        scales = (weight_scales * np.float32(input_scale)).astype(np.float32)
+        values = np.clip(np.rint(biases / scales), limits.min, limits.max).astype(np.int32)
+        integer = self.constant(f"{bias}_int32", values)
+        scale = self.constant(f"{bias}_scale", scales)
+        zero = self.constant(f"{bias}_zero_point", np.zeros(len(scales), np.int32))
+        new_weight = self._int8_weight(weight, integers, weight_scales)
+        return new_weight, self.dequantize(integer, scale, zero, axis=0)
+
+    def _int8_weight(self, name: str, integers: Array, scales: Array) -> str:
         integer = self.constant(f"{name}_int8", integers)
         scale = self.constant(f"{name}_scale", scales)
         zero = self.constant(f"{name}_zero_point", np.zeros(len(scales), np.int8))
-        return self.dequantize(integer, scale, zero, axis=0)
-
-    def quantized_bias(self, name: str, weight: str, input_scale: float) -> str:
-        """Replace a bias by int32 at scale input x weight; gives the tensor to read."""
-        _, weight_scales = quantize_weight(self._weights[weight].astype(np.float32))
-        scales = (weight_scales * np.float32(input_scale)).astype(np.float32)
-        limits = np.iinfo(np.int32)
-        values = np.rint(self._weights[name].astype(np.float64) / scales)
-        integers = np.clip(values, limits.min, limits.max).astype(np.int32)
-        integer = self.constant(f"{name}_int32", integers)
-        scale = self.constant(f"{name}_scale", scales)
-        zero = self.constant(f"{name}_zero_point", np.zeros(len(scales), np.int32))
         return self.dequantize(integer, scale, zero, axis=0)
 
     def finish(self) -> onnx.ModelProto:

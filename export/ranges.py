@@ -61,6 +61,8 @@ def load_ranges(path: Path) -> Ranges:
     """
     try:
         content = json.loads(path.read_text())
+        if content["schema"] != SCHEMA:
+            raise ValueError(f"schema {content['schema']} where {SCHEMA} is known")
         groups = tuple(
             GroupRange(
                 float(group["scale"]),
@@ -71,7 +73,7 @@ def load_ranges(path: Path) -> Ranges:
             for group in content["groups"]
         )
         ranges = Ranges(str(content["target"]), groups, tuple(content["convs"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise ExportError(f"{path}: not a readable ranges file ({error}).") from error
     for group in ranges.groups:
         if not (

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 # ultralytics reads this when it is first imported, and writes its settings there
 os.environ["YOLO_CONFIG_DIR"] = tempfile.mkdtemp(prefix="yolo-config-")
+# on nets this small a second thread costs more than it gives
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 atexit.register(shutil.rmtree, os.environ["YOLO_CONFIG_DIR"], ignore_errors=True)
 
 

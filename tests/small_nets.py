@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,6 +13,9 @@ from torch import Tensor, nn
 
 from compress.models.build import build_model
 from compress.progress import Task
+from compress.quantize.calibration import calibrate
+from compress.quantize.prepare import simulate
+from compress.quantize.simulation import Simulation
 
 NAMES = {0: "square", 1: "disc", 2: "bar"}
 IMGSZ = 64
@@ -116,6 +119,15 @@ def output_of(model: nn.Module, images: Tensor) -> Tensor:
     with torch.no_grad():
         decoded = model.eval()(images)
     return decoded[0] if isinstance(decoded, tuple) else decoded
+
+
+def calibrated(
+    model: nn.Module, batches: Iterable[Tensor], float_layers: Sequence[str] = ()
+) -> Simulation:
+    """A fused copy under simulation, its ranges the extremes on ``batches``."""
+    simulation = simulate(model, IMGSZ, float_layers)
+    calibrate(simulation, batches, "minmax", 100.0)
+    return simulation
 
 
 class Silent:

@@ -25,6 +25,11 @@ class FeatureTerm:
     loss: FeatureLoss
     weight: float
 
+    @property
+    def loss_name(self) -> str:
+        """The term's name among the losses."""
+        return f"{self.name}_loss"
+
 
 class _Pupil:
     """One teacher beside the student: matched layers, taps, projectors."""
@@ -103,6 +108,10 @@ class Distillation(TrainingExtension):
             pupil.listen(model)
         return _DistillationCriterion(criterion, self.pupils, self.terms)
 
+    def loss_names(self) -> list[str]:
+        """One a term."""
+        return [term.loss_name for term in self.terms]
+
     def close(self) -> None:
         """Take all hooks off."""
         for pupil in self.pupils:
@@ -138,7 +147,7 @@ class _DistillationCriterion:
             term.weight * torch.stack([p.compare(images, term.loss) for p in self.pupils]).mean()
             for term in self.terms
         ]
-        names = [f"{term.name}_loss" for term in self.terms]
+        names = [term.loss_name for term in self.terms]
         items = {**items, **{k: v.detach() for k, v in zip(names, values, strict=True)}}
         # ultralytics' loss is a sum over the batch
         return torch.cat([loss, torch.stack(values) * images.shape[0]]), items

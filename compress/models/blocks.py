@@ -49,6 +49,7 @@ def _copy_norm(target: nn.BatchNorm2d, sources: list[nn.BatchNorm2d], part: slic
         setattr(target, name, nn.Parameter(values.clone()))
     for name in ("running_mean", "running_var"):
         setattr(target, name, torch.cat([getattr(s, name)[part] for s in sources]).clone())
+    target.num_batches_tracked = sources[0].num_batches_tracked.clone()
 
 
 def split_blocks(model: nn.Module) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from torch import nn
 from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils.torch_utils import init_seeds
@@ -33,14 +36,14 @@ def build_model(source: Path, names: dict[int, str], seed: int) -> nn.Module:
     with quiet_ultralytics():
         if source.suffix in {".yaml", ".yml"}:
             return _from_yaml(source, names)
-        weights = load_checkpoint(source)
-        detect_head(weights)
-        if knows_classes(weights, names):
-            return weights
-        model = DetectionModel(weights.yaml, nc=len(names), verbose=False)
-        model.names = names  # lets the class outputs be matched by name
-        model.load(weights, verbose=False)
-        return model
+        model = load_checkpoint(source)
+        _require_detector(model, source)
+        if knows_classes(model, names):
+            return model
+        if not _follows_yaml(model):
+            return _for_classes(model, names)
+        init_seeds(seed + 1, deterministic=False)
+        return _as_stock(model, names)
 
 
 def _from_yaml(source: Path, names: dict[int, str]) -> nn.Module:
@@ -51,6 +54,58 @@ def _from_yaml(source: Path, names: dict[int, str]) -> nn.Module:
             f"{source}: not a detection model that ultralytics can build "
             f"({type(error).__name__}: {error}). Give a model yaml such as yolov8n.yaml."
         ) from error
-    detect_head(model)
+    _require_detector(model, source)
     model.names = names
     return model
+
+
+def _require_detector(model: nn.Module, source: Path) -> None:
+    try:
+        detect_head(model)
+    except CompressError as error:
+        raise CompressError(f"{source}: {error}") from error
+
+
+def _follows_yaml(model: nn.Module) -> bool:
+    """Whether the model's yaml still tells its widths; a pruned model's does not."""
+    twin = DetectionModel(model.yaml, verbose=False).state_dict()
+    state = model.state_dict()
+    return {k: v.shape for k, v in state.items()} == {k: v.shape for k, v in twin.items()}
+
+
+def _as_stock(weights: nn.Module, names: dict[int, str]) -> nn.Module:
+    """What stock ultralytics makes of pretrained weights for other classes."""
+    model = DetectionModel(weights.yaml, nc=len(names), verbose=False)
+    model.names = names  # lets the class outputs be matched by name
+    model.load(weights, verbose=False)
+    return model
+
+
+def _for_classes(model: nn.Module, names: dict[int, str]) -> nn.Module:
+    """``model`` itself with other class outputs: its yaml may no longer tell its widths."""
+    head = detect_head(model)
+    known = {_plain(name): index for index, name in class_names(model).items()}
+    sources = [known.get(_plain(name)) for _, name in sorted(names.items())]
+    for branch, stride in zip(head.cv3, head.stride.tolist(), strict=True):
+        branch[-1] = _class_outputs(branch[-1], sources, stride)
+    head.nc = model.nc = len(names)
+    head.no = head.nc + 4 * head.reg_max
+    model.names = names
+    model.yaml["nc"] = len(names)
+    return model
+
+
+def _plain(name: str) -> str:
+    return name.strip().casefold()
+
+
+def _class_outputs(old: nn.Conv2d, sources: Sequence[int | None], stride: float) -> nn.Conv2d:
+    """One output for each of ``sources``: that of ``old``, or one drawn as ultralytics does."""
+    new = nn.Conv2d(old.in_channels, len(sources), 1)
+    with torch.no_grad():
+        new.bias.fill_(math.log(5 / len(sources) / (640 / stride) ** 2))
+        for index, source in enumerate(sources):
+            if source is not None:
+                new.weight[index] = old.weight[source]
+                new.bias[index] = old.bias[source]
+    return new

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import os
-import zipfile
+import re
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,16 @@ from typing import Any
 import torch
 from torch import nn
 from ultralytics import __version__ as ultralytics_version
-from ultralytics.nn.tasks import torch_safe_load
+from ultralytics.nn.tasks import BaseModel, torch_safe_load
 
 from compress.errors import CompressError
 
-_KNOWN_PACKAGES = ("torch.nn.modules.", "ultralytics.nn.", "ultralytics.utils.")
-# names that official checkpoints carry beside layers: all of them build plain values
+# classes of layers, models and losses; not the functions that lie beside them
+_KNOWN_CLASSES = re.compile(
+    r"(torch\.nn\.modules\.\w+|ultralytics\.nn\.(modules(\.\w+)?|tasks))\.[A-Z]\w*"
+    r"|ultralytics\.utils\.(loss|tal)\.\w+"
+)
+# names that official checkpoints carry beside them: all of them build plain values
 _KNOWN_NAMES = frozenset(
     {
         "builtins.getattr",  # a fused layer's bound forward; torch's restricted loader guards it
@@ -32,7 +36,7 @@ _KNOWN_NAMES = frozenset(
         "numpy._core.multiarray.scalar",
         "pathlib.PosixPath",
         "pathlib.WindowsPath",
-        "types.SimpleNamespace",
+        "ultralytics.utils.IterableSimpleNamespace",
     }
 )
 
@@ -45,9 +49,9 @@ def foreign_names(path: Path) -> list[str]:
     """
     try:
         names = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
-    except (ValueError, RuntimeError, zipfile.BadZipFile, EOFError, OSError, KeyError) as error:
+    except Exception as error:  # damaged bytes end in a dozen kinds of errors
         raise _unreadable(path) from error
-    return sorted(n for n in names if n not in _KNOWN_NAMES and not n.startswith(_KNOWN_PACKAGES))
+    return sorted(n for n in names if n not in _KNOWN_NAMES and not _KNOWN_CLASSES.fullmatch(n))
 
 
 def _unreadable(path: Path) -> CompressError:
@@ -76,10 +80,12 @@ def load_checkpoint(path: Path) -> nn.Module:
         )
     try:
         content, _ = torch_safe_load(str(path), safe_only=True)
-    except Exception as error:  # torch and ultralytics raise a dozen kinds for damaged files
+    except AttributeError:  # a pickle that is no dictionary
+        content = {}
+    except Exception as error:  # damaged bytes end in a dozen kinds of errors
         raise CompressError(f"{_unreadable(path)} ({type(error).__name__})") from error
-    model = (content.get("ema") or content.get("model")) if isinstance(content, dict) else None
-    if not isinstance(model, nn.Module):
+    model = content.get("model") if content.get("ema") is None else content["ema"]
+    if not isinstance(model, BaseModel):
         raise CompressError(f"{path}: holds no YOLO model. Give a `.pt` that ultralytics wrote.")
     model = model.float().eval()
     model.criterion = None
@@ -92,9 +98,9 @@ def save_checkpoint(model: nn.Module, path: Path, task: str = "detect") -> None:
     Nothing that changes from run to run (dates, paths) goes in, so equal weights give equal bytes.
     """
     model = deepcopy(model).float().eval().cpu()
-    model.criterion = None
-    model.args = {"task": task}
-    model.pt_path = None
+    for name, value in {"criterion": None, "args": {"task": task}, "pt_path": None}.items():
+        model.__dict__.pop(name, None)  # always last: a pickle keeps the order of attributes
+        setattr(model, name, value)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
         parameter.grad = None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -30,11 +31,21 @@ def load_image(path: Path, imgsz: int) -> Tensor:
 
 def pick(images: Sequence[Path], count: int, seed: int) -> list[Path]:
     """``count`` of the images (all, if there are fewer), the same for the same ``seed``."""
-    order = np.random.default_rng(seed).permutation(len(images))[:count]
-    return [sorted(images)[index] for index in order]
+    ordered = sorted(images)
+    chosen = np.random.default_rng(seed).permutation(len(ordered))[:count]
+    return [ordered[index] for index in chosen]
 
 
-def image_batches(paths: Sequence[Path], imgsz: int, batch: int = 8) -> list[Tensor]:
-    """The images in batches of (N, 3, imgsz, imgsz)."""
-    tensors = [load_image(path, imgsz) for path in paths]
-    return [torch.cat(tensors[i : i + batch]) for i in range(0, len(tensors), batch)]
+@dataclass(frozen=True)
+class ImageBatches:
+    """Images in batches of (N, 3, imgsz, imgsz), read anew on each pass: few are in memory."""
+
+    paths: tuple[Path, ...]
+    imgsz: int
+    batch: int = 8
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """The batches, the last one perhaps smaller."""
+        for start in range(0, len(self.paths), self.batch):
+            part = self.paths[start : start + self.batch]
+            yield torch.cat([load_image(path, self.imgsz) for path in part])

@@ -70,6 +70,10 @@ class TrainingExtension:
         """Take the detection loss, give the loss to train with."""
         return criterion
 
+    def loss_names(self) -> list[str]:
+        """Names of the losses that ``wrap_criterion`` adds."""
+        return []
+
     def close(self) -> None:
         """Take off hooks."""
 
@@ -149,6 +153,8 @@ class ResumableTrainer(DetectionTrainer):
     def save_model(self) -> bool:
         """Keep the exact state for resume, and the averaged weights when they are the best."""
         row = {**self.label_loss_items(self.tloss), **self.metrics}
+        for name in (name for extension in self.extensions for name in extension.loss_names()):
+            row.pop(f"val/{name}", None)  # a term of the training alone: validation knows none
         for key, value in row.items():
             self.history.setdefault(key, []).append(float(value))
         if self.best_fitness == self.fitness:

@@ -18,6 +18,9 @@ from compress.prune.groups import ChannelGroup, DependencyGraph
 from compress.prune.scores import group_magnitude, lamp, squared_norms
 from compress.prune.solver import Effect, Layer, PrunePlan, Unit, plan_channels
 
+# the search for groups does not end where attention reshapes channels into heads
+_UNFOLLOWED = frozenset({"Attention", "AAttn"})
+
 
 @dataclass(frozen=True)
 class Pruned:
@@ -45,6 +48,9 @@ def prune_model(
         CompressError: if the target is out of reach, a pattern matches nothing, or the
             architecture holds a block whose channels cannot be followed.
     """
+    unfollowed = _UNFOLLOWED & {type(module).__name__ for module in model.modules()}
+    if unfollowed:
+        raise _unknown_architecture(model, f"{', '.join(sorted(unfollowed))} inside")
     plain = deepcopy(model).float().eval()
     plain.requires_grad_(True)  # frozen parameters would be missing from the graph
     fixed = head_outputs(plain) + dfl_convs(plain) + _matching(plain, ignore)
@@ -60,20 +66,23 @@ def prune_model(
         with torch.no_grad():
             work(torch.zeros(1, 3, imgsz, imgsz))
     except (RuntimeError, IndexError, KeyError, ValueError) as error:
-        blocks = sorted({type(layer).__name__ for layer in model.model})
-        raise CompressError(
-            f"prune: this architecture cannot be pruned yet ({type(error).__name__}: {error}). "
-            f"Its blocks: {', '.join(blocks)}. Models built of C2f (YOLOv8) and of C3 are known "
-            "to work; list a layer under `ignore` to leave it whole."
-        ) from error
+        raise _unknown_architecture(model, f"{type(error).__name__}: {error}") from error
     return Pruned(work, plan)
+
+
+def _unknown_architecture(model: nn.Module, reason: str) -> CompressError:
+    blocks = sorted({type(layer).__name__ for layer in model.model})
+    return CompressError(
+        f"prune: this architecture cannot be pruned yet ({reason}). Its blocks: "
+        f"{', '.join(blocks)}. Give a model built of C2f (YOLOv8) or of C3 (YOLOv5u)."
+    )
 
 
 def _matching(model: nn.Module, patterns: Sequence[str]) -> list[str]:
     names = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
     matched: list[str] = []
     for pattern in patterns:
-        found = [n for n in names if fnmatchcase(n, pattern) or n.startswith(pattern + ".")]
+        found = [n for n in names if fnmatchcase(n, pattern) or fnmatchcase(n, f"{pattern}.*")]
         if not found:
             raise CompressError(f"prune: `ignore` pattern '{pattern}' matches no layer.")
         matched += found
@@ -95,17 +104,24 @@ def _units(
     model: nn.Module, groups: Sequence[ChannelGroup], score: Callable[[Tensor], Tensor]
 ) -> list[Unit]:
     modules = dict(model.named_modules())
-    tied = sorted(groups, key=_tie)
-    return [_unit(list(members), modules, score) for _, members in groupby(tied, key=_tie)]
+    tied = [list(members) for _, members in groupby(sorted(groups, key=_tie), key=_tie)]
+    return [_unit(members, modules, score) for members in tied if _whole(members)]
 
 
 def _tie(group: ChannelGroup) -> str:
     """Groups with the same tie lose equally many channels: the halves of one C2f."""
-    for member in group.members:
-        block, _, layer = member.conv.removesuffix(".conv").rpartition(".")
-        if member.side == "out" and layer in HALVES:
-            return f"{block}.cv1"
-    return group.root
+    halves = sorted(_halves(group))
+    return f"{halves[0].rpartition('.')[0]}.cv1" if halves else group.root
+
+
+def _whole(groups: Sequence[ChannelGroup]) -> bool:
+    """Whether both halves of a C2f may lose channels: one alone must keep its width."""
+    return len({half for group in groups for half in _halves(group)}) != 1
+
+
+def _halves(group: ChannelGroup) -> set[str]:
+    outputs = {m.conv.removesuffix(".conv") for m in group.members if m.side == "out"}
+    return {name for name in outputs if name.rpartition(".")[2] in HALVES}
 
 
 def _unit(

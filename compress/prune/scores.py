@@ -46,8 +46,9 @@ def group_magnitude(norms: Sequence[Tensor], channels: Sequence[Tensor], width: 
 def lamp(magnitudes: Tensor) -> Tensor:
     """Layer-adaptive magnitude: each channel's share of all that are at least as large.
 
-    ``score(u) = m(u) / sum(m(v) for v with m(v) >= m(u))`` over squared magnitudes ``m``. Scores of
-    different layers can be ranked together; a layer's best channel scores 1, so no layer vanishes.
+    ``score(u) = m(u) / sum(m(v) for v not before u)`` over squared magnitudes ``m`` in ascending
+    order; equals stay in the order of their channels. Scores of different layers can be ranked
+    together; a layer's best channel scores 1, so no layer vanishes.
     Source: Lee et al., Layer-adaptive sparsity for the magnitude-based pruning (2021), equation 4.
 
     Args:
@@ -56,7 +57,7 @@ def lamp(magnitudes: Tensor) -> Tensor:
     Returns:
         (C,) scores in (0, 1]; a channel of zeros scores 0 unless the whole layer is zero.
     """
-    ordered, order = magnitudes.double().sort()
+    ordered, order = magnitudes.double().sort(stable=True)
     remaining = ordered.flip(0).cumsum(0).flip(0)
     scores = torch.empty_like(ordered)
     scores[order] = torch.where(remaining > 0, ordered / remaining.clamp_min(1e-300), 1.0)

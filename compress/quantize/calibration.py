@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from compress.errors import CompressError
+from compress.quantize.fake_quantizer import FakeQuantizer
 from compress.quantize.simulation import Simulation
+from export.ranges import QMAX, QMIN
 
 BINS = 2048
 _SAMPLE = 1 << 16  # values of one tensor that are counted; counting all takes longer than the net
@@ -18,13 +20,13 @@ class _Extremes:
     """Smallest and largest value seen."""
 
     def __init__(self) -> None:
-        self.low = float("inf")
-        self.high = float("-inf")
+        self.low = torch.tensor(float("inf"))
+        self.high = torch.tensor(float("-inf"))
 
     def __call__(self, x: Tensor) -> None:
-        low, high = torch.aminmax(x)
-        self.low = min(self.low, float(low))
-        self.high = max(self.high, float(high))
+        low, high = torch.aminmax(x.float())
+        self.low = torch.minimum(self.low, low.cpu())  # keeps a NaN; Python's min() drops it
+        self.high = torch.maximum(self.high, high.cpu())
 
 
 class _Histogram:
@@ -63,11 +65,8 @@ def percentile_range(
 
 
 def calibrate(
-    simulation: Simulation,
-    batches: Sequence[Tensor] | Iterable[Tensor],
-    method: str,
-    percentile: float,
-) -> list[float]:
+    simulation: Simulation, batches: Iterable[Tensor], method: str, percentile: float
+) -> None:
     """Set every group's range from the values that the float model computes on ``batches``.
 
     Args:
@@ -76,48 +75,77 @@ def calibrate(
         method: ``minmax`` or ``percentile``.
         percentile: see ``percentile_range``; used by that method only.
 
-    Returns:
-        For each group, the share of values outside its range.
-
     Raises:
-        CompressError: if an activation is NaN or infinite.
+        CompressError: if an activation is NaN or infinite, or is computed where it is not seen.
     """
-    batches = list(batches)
-    extremes = [_Extremes() for _ in simulation.points]
-    _observe(simulation, batches, extremes)
-    for group, seen in zip(simulation.points, extremes, strict=True):
-        if not (seen.low <= seen.high and abs(seen.low) + abs(seen.high) < float("inf")):
-            raise CompressError(
-                f"calibration: '{group[0][0].tensor}' is NaN or infinite on the calibration "
-                "images. The checkpoint is broken; train it again with a lower learning rate."
-            )
-    spans = [(seen.low, seen.high) for seen in extremes]
-    clipped = [0.0] * len(spans)
+    spans = _extremes(simulation, batches)
     if method == "percentile":
         histograms = [_Histogram(low, high) for low, high in spans]
         _observe(simulation, batches, histograms)
-        for index, histogram in enumerate(histograms):
-            low, high = percentile_range(histogram.counts, *spans[index], percentile)
-            clipped[index] = _outside(histogram, low, high)
-            spans[index] = low, high
-    for index, (group, quantizer) in enumerate(
-        zip(simulation.points, simulation.quantizers, strict=True)
-    ):
+        spans = [
+            percentile_range(histogram.counts, *span, percentile)
+            for histogram, span in zip(histograms, spans, strict=True)
+        ]
+    for group, quantizer, span in zip(simulation.points, simulation.quantizers, spans, strict=True):
         fixed = simulation.fixed_range(group)
-        clipped[index] = 0.0 if fixed else clipped[index]
-        quantizer.set_range(*(fixed or spans[index]))
-    return clipped
+        quantizer.set_range(*(fixed or span), fixed=fixed is not None)
 
 
-def _outside(histogram: _Histogram, low: float, high: float) -> float:
-    width = (histogram.high - histogram.low) / BINS
-    centers = histogram.low + (torch.arange(BINS) + 0.5) * width
-    total = float(histogram.counts.sum())
-    return float(histogram.counts[(centers < low) | (centers > high)].sum()) / max(total, 1.0)
+def clipped_shares(simulation: Simulation, batches: Iterable[Tensor]) -> list[float]:
+    """For each group, the share of the float model's values that its range cuts off."""
+    counters = [
+        _Outside(*range_of(quantizer), fixed=simulation.fixed_range(group) is not None)
+        for group, quantizer in zip(simulation.points, simulation.quantizers, strict=True)
+    ]
+    _observe(simulation, batches, counters)
+    return [counter.share for counter in counters]
+
+
+class _Outside:
+    """Share of the values beyond a range by more than half a step, which rounding would reach."""
+
+    def __init__(self, low: float, high: float, fixed: bool) -> None:
+        margin = (high - low) / (QMAX - QMIN) / 2
+        self.low, self.high = low - margin, high + margin
+        self.fixed = fixed
+        self.outside, self.total = 0, 0
+
+    def __call__(self, x: Tensor) -> None:
+        if not self.fixed:
+            self.outside += int(((x < self.low) | (x > self.high)).sum())
+            self.total += x.numel()
+
+    @property
+    def share(self) -> float:
+        return self.outside / max(self.total, 1)
+
+
+def _extremes(simulation: Simulation, batches: Iterable[Tensor]) -> list[tuple[float, float]]:
+    extremes = [_Extremes() for _ in simulation.points]
+    _observe(simulation, batches, extremes)
+    for group, seen in zip(simulation.points, extremes, strict=True):
+        tensor = group[0][0].tensor
+        if seen.high < seen.low:
+            raise CompressError(
+                f"calibration: '{tensor}' is computed in a way that training cannot simulate (an "
+                "activation other than SiLU and ReLU?). List its layer under `float_layers`."
+            )
+        if not torch.isfinite(seen.high - seen.low):
+            raise CompressError(
+                f"calibration: '{tensor}' is NaN or infinite on the calibration images. The "
+                "checkpoint is broken; train it again with a lower learning rate."
+            )
+    return [(float(seen.low), float(seen.high)) for seen in extremes]
+
+
+def range_of(quantizer: FakeQuantizer) -> tuple[float, float]:
+    """Smallest and largest value that a quantizer can represent."""
+    scale, zero_point = float(quantizer.scale.detach()), int(quantizer.zero_point)
+    return (QMIN - zero_point) * scale, (QMAX - zero_point) * scale
 
 
 def _observe(
-    simulation: Simulation, batches: Sequence[Tensor], observers: Sequence[Callable[[Tensor], None]]
+    simulation: Simulation, batches: Iterable[Tensor], observers: Sequence[Callable[[Tensor], None]]
 ) -> None:
     hooks = [(hook, index) for index, group in enumerate(simulation.points) for _, hook in group]
     for hook, index in hooks:

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from export.ranges import QMAX, QMIN
 
 WEIGHT_MAX = 127  # symmetric and narrow: -127..127
+MAX_CHANGE = 4.0  # of a trained scale against its calibrated value
+LEAST_SCALE = torch.finfo(torch.float32).eps  # keeps values / scale far from overflow
 
 
 def quantize_weight(weight: Tensor) -> Tensor:
@@ -29,27 +31,48 @@ def quantize_weight(weight: Tensor) -> Tensor:
 class FakeQuantizer(nn.Module):
     """One scale and zero point for all points of a quantization group.
 
-    The scale is learned (LSQ, Esser et al. 2020, with gradient scale ``1 / sqrt(n * qmax)``), the
-    zero point stays where calibration put it, so that 0.0 is always represented exactly.
+    The scale is learned: the gradient is LSQ's (Esser et al., 2020), times ``1 / sqrt(n qmax)`` and
+    taken on the scale's logarithm as in TQT (Jain et al., 2020), so that a step of an optimizer is
+    relative to the scale and cannot go past zero. It stays within a factor of 4 of its calibrated
+    value. The zero point stays where calibration put it: 0.0 is always represented exactly.
     """
 
-    scale: Tensor
+    log_scale: Tensor
+    calibrated: Tensor
     zero_point: Tensor
 
     def __init__(self) -> None:
         super().__init__()
-        self.scale = nn.Parameter(torch.ones(1))
+        self.log_scale = nn.Parameter(torch.zeros(1))
+        self.register_buffer("calibrated", torch.zeros(1))
         # an integer: the moving average of the weights leaves it alone
         self.register_buffer("zero_point", torch.zeros(1, dtype=torch.int32))
+        self.fixed = False
 
-    def set_range(self, low: float, high: float) -> None:
-        """Cover ``low`` to ``high``, stretched to contain 0; a range of no width becomes 0 to 1."""
+    @property
+    def scale(self) -> Tensor:
+        """Width of one step of the grid, (1,); carries a gradient unless the range is fixed."""
+        log_scale = self.log_scale.detach() if self.fixed else self.log_scale
+        reach = math.log(MAX_CHANGE)
+        return log_scale.clamp(self.calibrated - reach, self.calibrated + reach).exp()
+
+    def set_range(self, low: float, high: float, fixed: bool = False) -> None:
+        """Cover ``low`` to ``high``, stretched to contain 0; a range of no width becomes 0 to 1.
+
+        A ``fixed`` range (a sigmoid's) is known for certain and not trained.
+        """
         low, high = min(low, 0.0), max(high, 0.0)
         if high - low <= 0.0:
             high = 1.0
-        scale = (high - low) / (QMAX - QMIN)
-        self.scale.data.fill_(scale)
-        self.zero_point.fill_(min(max(round(-low / scale), QMIN), QMAX))
+        scale = max((high - low) / (QMAX - QMIN), LEAST_SCALE)
+        self.set_scale(scale, min(max(round(-low / scale), QMIN), QMAX))
+        self.fixed = fixed
+
+    def set_scale(self, scale: float, zero_point: int) -> None:
+        """Take over a known scale and zero point."""
+        self.log_scale.data.fill_(math.log(scale))
+        self.calibrated.fill_(math.log(scale))
+        self.zero_point.fill_(zero_point)
 
     def forward(self, x: Tensor) -> Tensor:
         """``x`` of any shape, rounded to the grid."""

@@ -48,6 +48,8 @@ class _QuantizedConv:
         self.points = points
         self.int8_weight = int8_weight
         self.keep = _Keep()
+        behind = [hook for operator, hook in points.items() if operator != "Conv"]
+        self.result = behind[-1] if behind else self.keep
 
     def __call__(self, x: Tensor) -> Tensor:
         conv = self.block.conv
@@ -56,10 +58,15 @@ class _QuantizedConv:
         y = self._at("Conv")(y)
         if isinstance(self.block.act, nn.SiLU):
             return self._at("Mul")(y * self._at("Sigmoid")(torch.sigmoid(y)))
-        return self._at("Relu")(self.block.act(y))
+        return self.result(self.block.act(y))
 
     def _at(self, operator: str) -> Callable[[Tensor], Tensor]:
         return self.points.get(operator, self.keep)
+
+
+def _is_block(module: nn.Module | None) -> bool:
+    """Whether this is ultralytics' Conv, or made like it: ``act(conv(x))``."""
+    return isinstance(getattr(module, "conv", None), nn.Conv2d) and hasattr(module, "act")
 
 
 class _QuantizedOutput:
@@ -113,7 +120,7 @@ class Simulation:
         for point, hook in (pair for group in self.points for pair in group):
             if point.operator == "Input":
                 self._hook_input(hook)
-            elif hasattr(modules.get(point.module), "conv"):
+            elif _is_block(modules.get(point.module)):
                 by_block.setdefault(point.module, {})[point.operator] = hook
             elif point.module in modules:
                 output = _QuantizedOutput(hook)
@@ -124,8 +131,13 @@ class Simulation:
                     "model has no module of that name. List it under `float_layers`."
                 )
         int8 = {name.removesuffix(".conv") for name in self.placement.convs}
-        for name in by_block.keys() | int8:
+        for name in sorted(by_block.keys() | int8):
             block = modules[name]
+            if not _is_block(block):
+                raise CompressError(
+                    f"quantize: '{name}' is a convolution outside of a Conv block, whose weights "
+                    "cannot be simulated yet. List it under `float_layers`."
+                )
             self._blocks[name] = block.forward
             block.forward = _QuantizedConv(block, by_block.get(name, {}), name in int8)
 
@@ -167,8 +179,7 @@ class Simulation:
                     "another model; run the ptq or qat stage again."
                 )
             saved = found[group.tensors[0]]
-            quantizer.scale.data.fill_(saved.scale)
-            quantizer.zero_point.fill_(saved.zero_point)
+            quantizer.set_scale(saved.scale, saved.zero_point)
 
     def remove(self) -> None:
         """Give the model back as it was, with the weights it has now."""

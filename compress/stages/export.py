@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import onnx
@@ -24,15 +24,27 @@ from export.placement import conv_names, find_placement
 from export.ranges import load_ranges
 
 _CHECKPOINT = "checkpoint."
+
+
+@dataclass(frozen=True)
+class Limit:
+    """Largest difference of a file from PyTorch: mean of scores, median of box sides in pixels."""
+
+    score: float
+    box: float
+
+
 # float graphs compute the same operations in another order
-MAX_FLOAT_SCORE_DIFFERENCE = 2e-3
+_FLOAT = Limit(score=1e-3, box=0.1)
+# INT8 graphs round ties differently, layer after layer; a broken one is off by far more
+_LIMITS = {"onnxruntime": Limit(score=0.03, box=2.0), "tensorrt": Limit(score=0.1, box=5.0)}
 
 
 def run(config: ExportStage, inputs: Mapping[str, Artifact], context: Context) -> StageResult:
-    """Export the chain.
+    """Export the chain, and check every file by running it on val images.
 
     Raises:
-        CompressError: if a float file does not compute what its checkpoint does.
+        CompressError: if a file does not compute what its checkpoint does.
     """
     chain = {k.removeprefix(_CHECKPOINT): a for k, a in inputs.items() if k.startswith(_CHECKPOINT)}
     targets = config.targets if "ranges" in inputs else []
@@ -43,27 +55,27 @@ def run(config: ExportStage, inputs: Mapping[str, Artifact], context: Context) -
     with context.progress.task("exporting", len(chain) + len(targets)) as bar:
         for name, artifact in chain.items():
             model = load_checkpoint(artifact.path)
-            files[name] = f"{name}.onnx"
-            path = context.out / files[name]
-            export_float(
-                exportable(model),
-                context.imgsz,
-                path,
-                config.opset,
-                export_metadata(model, context.imgsz),
-            )
-            parity[name] = _float_parity(model, path, images)
+            path = context.out / f"{name}.onnx"
+            metadata = export_metadata(model, context.imgsz)
+            export_float(exportable(model), context.imgsz, path, config.opset, metadata)
+            files[name] = path.name
+            parity[name] = _checked(_outputs(model, images), path, images, _FLOAT)
             bar.advance(1, name)
         for target in targets:
-            files[f"int8-{target}"] = f"int8-{target}.onnx"
-            path = context.out / files[f"int8-{target}"]
+            float_file, path = context.out / files[name], context.out / f"int8-{target}.onnx"
             ranges_file = inputs["ranges"].path
-            float_file = context.out / files[next(reversed(chain))]
             write_dialect(target, float_file, load_ranges(ranges_file), path)
             expected = _simulated(model, ranges_file, float_file, images)
-            parity[f"int8-{target}"] = _compare(expected, path, images)
+            files[path.stem] = path.name
+            parity[path.stem] = _checked(expected, path, images, _LIMITS[target])
             bar.advance(1, target)
-    return StageResult(files, {"parity": {name: asdict(value) for name, value in parity.items()}})
+    return StageResult(
+        files,
+        {
+            "parity": {name: asdict(value) for name, value in parity.items()},
+            "notes": [_note(name, value) for name, value in parity.items()],
+        },
+    )
 
 
 def _parity_images(config: ExportStage, context: Context) -> list[Tensor]:
@@ -76,20 +88,29 @@ def _outputs(model: nn.Module, images: Sequence[Tensor]) -> list[Tensor]:
         return [model(image)[0] for image in images]
 
 
-def _compare(expected: Sequence[Tensor], path: Path, images: Sequence[Tensor]) -> Parity:
+def _checked(
+    expected: Sequence[Tensor], path: Path, images: Sequence[Tensor], limit: Limit
+) -> Parity:
     actual = run_onnx(path, [image.numpy() for image in images])
-    return compare([output.numpy() for output in expected], actual)
-
-
-def _float_parity(model: nn.Module, path: Path, images: Sequence[Tensor]) -> Parity:
-    parity = _compare(_outputs(model, images), path, images)
-    if parity.worst_score > MAX_FLOAT_SCORE_DIFFERENCE:
+    parity = compare([output.numpy() for output in expected], actual)
+    if parity.score > limit.score or parity.box > limit.box:
         raise CompressError(
-            f"export: {path.name} differs from its checkpoint: a score by {parity.worst_score:.3g} "
-            f"on {len(images)} val images (at most {MAX_FLOAT_SCORE_DIFFERENCE} is rounding). The "
-            "exporter of this PyTorch version does not know an operator of the model."
+            f"export: {path.name} does not compute what its checkpoint does: scores differ by "
+            f"{parity.score:.3g} on average (at most {limit.score}), boxes by {parity.box:.3g} "
+            f"pixels (at most {limit.box}) on {len(images)} val images. The exporter or the "
+            "runtime treats an operator of this model differently; try other versions (`compress "
+            "doctor`), or keep the layer float with `float_layers`."
         )
     return parity
+
+
+def _note(name: str, parity: Parity) -> str:
+    if not parity.cells:
+        return f"{name}: no confident detection on the parity images, so nothing was compared"
+    return (
+        f"{name}: on {parity.cells} confident cells the file's scores differ from PyTorch's by "
+        f"{parity.score:.2g} on average, its boxes by {parity.box:.2g} pixels in the median"
+    )
 
 
 def _simulated(

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from compress.models.checkpoint import load_checkpoint
+from compress.models.exportable import fused_copy
 from compress.pipeline.contract import Artifact, Context, StageResult
 from compress.quantize.scales import ScaleTraining
+from compress.quantize.simulation import Simulation
 from compress.recipe.schema import QatStage
 from compress.stages.checkpoints import check_classes, distillation, fit, with_weights
 from compress.stages.quantization import calibrated, quantized_result
@@ -19,6 +21,6 @@ def run(config: QatStage, inputs: Mapping[str, Artifact], context: Context) -> S
     student = calibrated(parent, config, context)
     extensions = [*distillation(config.distill, inputs, context), ScaleTraining()]
     training = fit(student.model, config.train, context, config.name, extensions)
-    trained = calibrated(parent, config, context)
+    trained = Simulation(fused_copy(parent), student.placement)
     with_weights(trained.model, training)
     return quantized_result(trained, parent, config, context, metrics={"curves": training.curves})

@@ -1,4 +1,4 @@
-"""What ``ptq`` and ``qat`` share: calibration images, and writing checkpoint and ranges."""
+"""What ``ptq`` and ``qat`` share: calibration, and writing checkpoint and ranges."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import Any
 from torch import nn
 
 from compress.models.exportable import unfuse_into
-from compress.models.images import image_batches, pick
+from compress.models.images import ImageBatches, pick
 from compress.pipeline.contract import Context, StageResult
-from compress.quantize.prepare import Prepared, prepare
+from compress.quantize.calibration import calibrate, clipped_shares
+from compress.quantize.prepare import simulate
+from compress.quantize.simulation import Simulation
 from compress.recipe.schema import Quantization
 from compress.stages.checkpoints import checkpoint_result
 
@@ -18,41 +20,41 @@ RANGES_FILE = "ranges.json"
 FEW_IMAGES = 100
 
 
-def calibrated(model: nn.Module, config: Quantization, context: Context) -> Prepared:
-    """``model`` under simulation, with ranges from images of the train split."""
+def calibration_images(config: Quantization, context: Context) -> ImageBatches:
+    """Images of the train split, chosen by the recipe's seed."""
+    images = pick(context.data.splits["train"], config.calibration.images, context.seed)
+    return ImageBatches(tuple(images), context.imgsz)
+
+
+def calibrated(model: nn.Module, config: Quantization, context: Context) -> Simulation:
+    """A fused copy of ``model`` under simulation, with ranges from images of the train split."""
     calibration = config.calibration
-    images = pick(context.data.splits["train"], calibration.images, context.seed)
-    with context.progress.task(f"calibrating on {len(images)} images", 1) as bar:
-        prepared = prepare(
-            model,
-            context.imgsz,
-            config.float_layers,
-            image_batches(images, context.imgsz),
-            calibration.method,
-            calibration.percentile,
-        )
+    simulation = simulate(model, context.imgsz, config.float_layers)
+    images = calibration_images(config, context)
+    with context.progress.task(f"calibrating on {len(images.paths)} images", 1) as bar:
+        calibrate(simulation, images, calibration.method, calibration.percentile)
         bar.advance()
-    return prepared
+    return simulation
 
 
 def quantized_result(
-    prepared: Prepared,
+    simulation: Simulation,
     parent: nn.Module,
     config: Quantization,
     context: Context,
     metrics: Mapping[str, Any] | None = None,
 ) -> StageResult:
     """Write ranges and a stock checkpoint; mAP is measured under simulation."""
-    ranges = prepared.simulation.ranges(config.target, prepared.clipped)
-    ranges.save(context.out / RANGES_FILE)
-    images = min(config.calibration.images, len(context.data.splits["train"]))
-    notes = [f"ranges calibrated on {images} images of the train split"]
-    if images < FEW_IMAGES:
+    images = calibration_images(config, context)
+    clipped = clipped_shares(simulation, images)
+    simulation.ranges(config.target, clipped).save(context.out / RANGES_FILE)
+    notes = [f"ranges calibrated on {len(images.paths)} images of the train split"]
+    if len(images.paths) < FEW_IMAGES:
         notes.append(f"fewer than {FEW_IMAGES} calibration images: ranges may be too narrow")
     return checkpoint_result(
-        unfuse_into(prepared.model, parent),
+        unfuse_into(simulation.model, parent),
         context,
-        measured=prepared.model,
-        metrics={"notes": notes, "clipped_share": max(prepared.clipped), **(metrics or {})},
+        measured=simulation.model,
+        metrics={"notes": notes, "clipped_share": max(clipped), **(metrics or {})},
         files={"ranges": RANGES_FILE},
     )

@@ -1,0 +1,190 @@
+"""The solver on made-up chains of convolutions: what it promises holds for all of them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from compress.errors import CompressError
+from compress.prune.solver import TOLERANCE, Effect, Layer, PrunePlan, Unit, plan_channels
+
+FIXED_OUTPUTS = 7
+
+
+@dataclass(frozen=True)
+class Chain:
+    """conv0 -> conv1 -> ... ; a tied link is two convolutions side by side, concatenated."""
+
+    widths: tuple[int, ...]
+    tied: tuple[bool, ...]
+    positions: tuple[int, ...]
+    scores: tuple[tuple[float, ...], ...]
+
+    def units(self) -> list[Unit]:
+        return [self._unit(index) for index in range(len(self.widths))]
+
+    def _unit(self, index: int) -> Unit:
+        roots = self._roots(index)
+        width = self.widths[index]
+        effects = [Effect(root, "out", 1) for root in roots]
+        effects += [Effect(reader, "in", len(roots)) for reader in self._roots(index + 1)]
+        order = tuple(range(width)), tuple(reversed(range(width)))
+        return Unit(tuple(roots), order[: len(roots)], self.scores[index], tuple(effects))
+
+    def _roots(self, index: int) -> list[str]:
+        if index == len(self.widths):
+            return ["last"]
+        return [f"{index}.a", f"{index}.b"] if self.tied[index] else [str(index)]
+
+    def layers(self) -> dict[str, Layer]:
+        layers, inputs = {}, 3
+        for index, width in enumerate(self.widths):
+            for root in self._roots(index):
+                layers[root] = Layer(inputs, width, self._cost(index))
+            inputs = width * len(self._roots(index))
+        return {**layers, "last": Layer(inputs, FIXED_OUTPUTS, self._cost(-1))}
+
+    def _cost(self, index: int) -> object:
+        return lambda inputs, outputs: inputs * outputs * self.positions[index]
+
+    def kept(self, plan: PrunePlan) -> list[int]:
+        """Widths after the plan."""
+        return [
+            width - len(plan.removed.get(self._roots(index)[0], ()))
+            for index, width in enumerate(self.widths)
+        ]
+
+    def macs(self, widths: list[int]) -> int:
+        """All MACs at these widths, counted from the picture of the chain."""
+        total, inputs = 0, 3
+        for index, width in enumerate(widths):
+            branches = 2 if self.tied[index] else 1
+            total += branches * inputs * width * self.positions[index]
+            inputs = branches * width
+        return total + inputs * FIXED_OUTPUTS * self.positions[-1]
+
+
+@st.composite
+def chains(draw: st.DrawFn, least: int = 4, most: int = 64) -> Chain:
+    widths = draw(st.lists(st.integers(least, most), min_size=1, max_size=6))
+    share = st.floats(0.0, 1.0, exclude_min=True)
+    return Chain(
+        tuple(widths),
+        tuple(draw(st.booleans()) for _ in widths),
+        tuple(draw(st.sampled_from([1, 4, 16, 64])) for _ in range(len(widths) + 1)),
+        tuple(tuple(sorted(draw(share) for _ in range(width))) for width in widths),
+    )
+
+
+def solve(chain: Chain, keep: float, align: int, most: float) -> PrunePlan:
+    try:
+        return plan_channels(chain.units(), chain.layers(), keep, align, most)
+    except CompressError as error:
+        assume("cannot be reached" not in str(error))
+        raise
+
+
+KEEP, ALIGN, MOST = st.floats(0.05, 0.95), st.sampled_from([1, 2, 4]), st.floats(0.1, 0.95)
+
+
+@given(chains(), KEEP, ALIGN, MOST)
+def test_widths_are_aligned_and_capped_and_the_count_is_right(
+    chain: Chain, keep: float, align: int, most: float
+) -> None:
+    plan = solve(chain, keep, align, most)
+    kept = chain.kept(plan)
+    assert all(width % align == 0 and width > 0 for width in kept)
+    for width, left in zip(chain.widths, kept, strict=True):
+        assert width - left <= max(most * width + 1e-9, width % align)
+    assert plan.macs_before == chain.macs(list(chain.widths))
+    assert plan.macs_after == chain.macs(kept)
+
+
+@given(chains(), KEEP, ALIGN, MOST)
+def test_the_target_is_met_or_missed_by_less_than_one_block(
+    chain: Chain, keep: float, align: int, most: float
+) -> None:
+    plan = solve(chain, keep, align, most)
+    target = keep * plan.macs_before
+    assert plan.macs_after <= target * (1 + TOLERANCE)
+    kept = chain.kept(plan)
+    lost = [index for index, width in enumerate(chain.widths) if kept[index] + align <= width]
+    back = [[w + align * (i == index) for i, w in enumerate(kept)] for index in lost]
+    if plan.macs_after < target * (1 - TOLERANCE) and lost:
+        assert max(chain.macs(widths) for widths in back) > target * (1 + TOLERANCE)
+
+
+@given(chains(), KEEP, ALIGN, MOST)
+def test_the_least_important_channels_of_each_group_go(
+    chain: Chain, keep: float, align: int, most: float
+) -> None:
+    plan = solve(chain, keep, align, most)
+    for unit in chain.units():
+        counts = {len(plan.removed.get(root, ())) for root in unit.roots}
+        assert len(counts) == 1  # halves lose equally many
+        for root, order in zip(unit.roots, unit.order, strict=True):
+            removed = plan.removed.get(root, ())
+            assert set(removed) == set(order[: len(removed)])
+
+
+@given(chains(least=32), st.floats(0.3, 0.9), st.floats(0.3, 0.9))
+def test_a_fine_grid_is_met_within_one_percent_and_less_means_less(
+    chain: Chain, one: float, other: float
+) -> None:
+    assume(len(chain.widths) >= 3 and abs(one - other) > 0.05)
+    more, less = (solve(chain, keep, 1, 0.95) for keep in (max(one, other), min(one, other)))
+    assert less.macs_after < more.macs_after
+    # one channel of 32 may be 3 % of a layer, and a layer nearly all of the net
+    step = max(1 / width for width in chain.widths)
+    assert abs(less.macs_after / less.macs_before - min(one, other)) <= max(0.01, step)
+
+
+@given(chains(least=8), st.sampled_from([1, 2, 4]), st.floats(0.1, 0.6))
+def test_an_unreachable_target_says_what_can_be_reached(
+    chain: Chain, align: int, most: float
+) -> None:
+    with pytest.raises(CompressError, match=r"target\.macs.*max_pruned.*align") as caught:
+        plan_channels(chain.units(), chain.layers(), 0.01, align, most)
+    remain = float(re.search(r"([\d.]+)% remain", str(caught.value)).group(1)) / 100
+    least = plan_channels(chain.units(), chain.layers(), remain + 0.001, align, most)
+    assert least.macs_after / least.macs_before <= (remain + 0.001) * (1 + TOLERANCE)
+    if remain > 0.03:
+        with pytest.raises(CompressError, match="cannot be reached"):
+            plan_channels(chain.units(), chain.layers(), remain - 0.02, align, most)
+
+
+def test_blocks_go_in_the_order_of_their_scores() -> None:
+    widths = (8, 8, 8)
+    scores = ((0.9,) * 8, (0.1,) * 4 + (0.5,) * 4, (0.3,) * 8)
+    chain = Chain(widths, (False,) * 3, (1, 1, 1, 1), scores)
+    # 208 MACs: conv 1 is cut first, then conv 2; conv 0 holds what matters most
+    first = plan_channels(chain.units(), chain.layers(), 144 / 208, 4, 0.9)
+    assert {root: len(channels) for root, channels in first.removed.items()} == {"1": 4}
+    second = plan_channels(chain.units(), chain.layers(), 100 / 208, 4, 0.9)
+    assert {root: len(channels) for root, channels in second.removed.items()} == {"1": 4, "2": 4}
+
+
+def test_near_the_target_a_block_that_would_overshoot_is_passed_over() -> None:
+    # the lowest score hangs on nearly all MACs, the next on few
+    chain = Chain((8, 8), (False, False), (1, 100, 1), ((0.9,) * 8, (0.1,) * 8))
+    costs = chain.macs([8, 8]), chain.macs([8, 4]), chain.macs([4, 8])
+    keep = costs[2] / costs[0]
+    assert costs[1] < costs[0]
+    plan = plan_channels(chain.units(), chain.layers(), keep, 4, 0.9)
+    assert plan.macs_after == pytest.approx(keep * costs[0], rel=TOLERANCE)
+
+
+def test_a_layer_narrower_than_a_block_is_named() -> None:
+    chain = Chain((16, 6), (False, False), (1, 1, 1), ((0.5,) * 16, (0.5,) * 6))
+    with pytest.raises(CompressError, match="'1' has 6 channels, fewer than align 8"):
+        plan_channels(chain.units(), chain.layers(), 0.5, 8, 0.9)
+
+
+def test_odd_widths_are_aligned_even_if_the_target_asks_for_no_more() -> None:
+    chain = Chain((10, 21), (False, True), (1, 1, 1), ((0.5,) * 10, (0.5,) * 21))
+    plan = plan_channels(chain.units(), chain.layers(), 0.99, 4, 0.9)
+    assert chain.kept(plan) == [8, 20]
