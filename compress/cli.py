@@ -80,11 +80,12 @@ def run_recipe(
     """Run a recipe. Cached stages are not run again; a run that was killed goes on."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     selection = _selection(start, until, force)
-    with output.stdout_for_results():
-        job, place = _prepare(recipe, overrides, out, cache, download)
+    loaded, place = _loaded(recipe, overrides, out, cache)
     if dry_run:
-        _show_plan(job, place, selection, as_json, quiet)
+        _show_plan(loaded, place, selection, download, as_json, quiet)
         return
+    with output.stdout_for_results():
+        job = _prepare(loaded, place.cache, download)
     context.obj.folder = place.run
     ran, missed = _run(job, place, selection, quiet)
     output.show_run(place.run, ran, as_json)
@@ -108,8 +109,8 @@ def plan_recipe(
     quiet: Quiet = False,
 ) -> None:
     """Show which stages are cached, which would run, and why."""
-    job, place = _prepare(recipe, overrides, out, cache, download)
-    _show_plan(job, place, _selection(start, until, force), as_json, quiet)
+    loaded, place = _loaded(recipe, overrides, out, cache)
+    _show_plan(loaded, place, _selection(start, until, force), download, as_json, quiet)
 
 
 @app.command()
@@ -127,17 +128,12 @@ def validate(
     as_json: Json = False,
 ) -> None:
     """Check a recipe, then the weights, data and labels that it names. Nothing is run."""
-    loaded = _load(recipe, overrides)
+    loaded, place = _loaded(recipe, overrides, out, cache)
     stages = [stage.name for stage in loaded.recipe.stages]
     fields: dict[str, object] = {"recipe": str(loaded.path), "valid": True, "stages": stages}
     if not recipe_only:
-        from compress.data.dataset import check_labels
-
-        job, _ = _prepare(recipe, overrides, out, cache, download)
-        check_labels(job.data)
-        fields["files"] = [str(artifact.path) for artifact in job.named.values()]
-        fields["data"] = str(job.data.yaml)
-        fields["images"] = [f"{len(paths)} {split}" for split, paths in job.data.splits.items()]
+        with output.stdout_for_results():
+            fields |= _validate_files(loaded, place, download)
     if as_json:
         output.show_json(fields)
     else:
@@ -159,10 +155,15 @@ def report(
         raise CompressError(
             f"'{run_folder}' has no readable {RECORD}: name the folder of a run (runs/RECIPE)"
         )
-    context.obj.folder = run_folder
-    with output.stdout_for_results():
-        _write_report(run_folder)
-    output.show_run(run_folder.absolute(), (), as_json)
+    try:
+        with output.stdout_for_results():
+            _write_report(run_folder)
+        output.show_run(run_folder.absolute(), (), as_json)
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise CompressError(
+            f"'{run_folder / RECORD}' is not the record of a run as this version writes it "
+            f"({type(error).__name__}: {error}). Run its recipe again: cached stages are kept"
+        ) from error
 
 
 @app.command()
@@ -203,6 +204,9 @@ def bench(
     align: Annotated[
         int | None, typer.Option(min=1, help="Refuse channels that are no multiple of this")
     ] = None,
+    shape: Annotated[
+        str, typer.Option(help="Input of files that leave it open, such as 1,3,640,640")
+    ] = "",
     as_json: Json = False,
 ) -> None:
     """Measure exported files against each other in one interleaved run."""
@@ -216,12 +220,22 @@ def bench(
             threads=threads,
             min_seconds=min_seconds,
             min_count=min_count,
+            shape=_shape(shape),
             align=align,
         )
     if as_json:
         output.show_json(result)
     else:
         typer.echo(render(result))
+
+
+def _shape(text: str) -> list[int] | None:
+    if not text:
+        return None
+    sizes = [int(part) if part.strip().isdecimal() else 0 for part in text.split(",")]
+    if min(sizes) < 1:
+        raise CompressError(f"--shape {text}: give whole numbers from 1, such as 1,3,640,640")
+    return sizes
 
 
 def _run(
@@ -244,24 +258,37 @@ def _write_report(folder: Path) -> None:
     write_report(folder)
 
 
-def _load(recipe: str, overrides: list[str] | None) -> LoadedRecipe:
+def _loaded(
+    recipe: str, overrides: list[str] | None, out: Path | None, cache: Path | None
+) -> tuple[LoadedRecipe, Place]:
+    from compress.pipeline.job import Place
     from compress.recipe import find_recipe, load_recipe
 
-    return load_recipe(find_recipe(recipe), overrides or ())
+    loaded = load_recipe(find_recipe(recipe), overrides or ())
+    return loaded, Place.of(loaded.name, out, cache)
 
 
-def _prepare(
-    recipe: str,
-    overrides: list[str] | None,
-    out: Path | None,
-    cache: Path | None,
-    download: bool,
-) -> tuple[Job, Place]:
-    from compress.pipeline.job import Place, prepare
+def _prepare(loaded: LoadedRecipe, cache: Path, download: bool) -> Job:
+    from compress.pipeline.job import prepare
 
-    loaded = _load(recipe, overrides)
-    place = Place.of(loaded.name, out, cache)
-    return prepare(loaded, place.cache, download=download), place
+    return prepare(loaded, cache, download=download)
+
+
+def _validate_files(loaded: LoadedRecipe, place: Place, download: bool) -> dict[str, object]:
+    """What the recipe names, after every file of it was looked at."""
+    from compress.pipeline.job import read_only
+    from compress.pipeline.links import link_steps
+    from compress.pipeline.preflight import check_what_can_be
+
+    with read_only(place.cache) as cache:
+        job = _prepare(loaded, cache, download)
+        skipped = check_what_can_be(job, link_steps(job.recipe), cache)
+    return {
+        "files": [str(artifact.path) for artifact in job.named.values()],
+        "data": str(job.data.yaml),
+        "images": [f"{len(paths)} {split}" for split, paths in job.data.splits.items()],
+        **({"skipped": skipped} if skipped else {}),
+    }
 
 
 def _selection(start: str, until: str, force: list[str] | None) -> Selection:
@@ -270,9 +297,19 @@ def _selection(start: str, until: str, force: list[str] | None) -> Selection:
     return Selection(start, until, tuple(force or ()))
 
 
-def _show_plan(job: Job, place: Place, selection: Selection, as_json: bool, quiet: bool) -> None:
+def _show_plan(
+    loaded: LoadedRecipe,
+    place: Place,
+    selection: Selection,
+    download: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    from compress.pipeline.job import read_only
     from compress.pipeline.plan import plan
     from compress.progress import ConsoleProgress
 
-    steps = plan(job, place, ConsoleProgress(quiet), selection)
+    with output.stdout_for_results(), read_only(place.cache) as cache:
+        job = _prepare(loaded, cache, download)
+        steps = plan(job, place, ConsoleProgress(quiet), selection)
     output.show_plan(steps, job, place, as_json)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -75,12 +76,19 @@ def table(checks: list[Check]) -> Table:
 
     grid = Table("", "for", "installed", "lacks", "mend", box=None, pad_edge=False)
     for check in checks:
-        have = "\n".join(f"{name} {number}" for name, number in check.have.items())
-        lacks = "\n".join(check.lacks) or "nothing"
-        mends = "\n".join(dict.fromkeys(check.lacks.values()))
-        grid.add_row(*map(Text, (check.kind, check.name, have, lacks, mends)))
+        for row in _rows(check):
+            grid.add_row(*map(Text, row))
         grid.add_section()
     return grid
+
+
+def _rows(check: Check) -> Iterator[tuple[str, ...]]:
+    """One row a library that is here and one that lacks, side by side; what lacks with its mend."""
+    have = [f"{name} {number}" for name, number in check.have.items()]
+    lacks = list(check.lacks.items()) or [("nothing", "")]
+    titles = [(check.kind, check.name)]
+    for title, here, lack in zip_longest(titles, have, lacks):
+        yield (*(title or ("", "")), here or "", *(lack or ("", "")))
 
 
 def _extra(name: str) -> Check:

@@ -1,4 +1,4 @@
-"""Progress of long steps: bars with time left on a terminal, one line a step elsewhere."""
+"""Progress of long steps: lines and bars with time left on a terminal, nothing elsewhere."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class Task(Protocol):
 class Progress(Protocol):
     """Where a stage tells how far it is."""
 
-    def say(self, message: str) -> None:
-        """One line for the user."""
+    def say(self, message: str, important: bool = False) -> None:
+        """One line for the user. What is ``important`` (a warning) is shown in any case."""
 
     def task(self, title: str, total: int) -> AbstractContextManager[Task]:
         """A step of ``total`` parts, as a context manager that gives a ``Task``."""
@@ -50,20 +50,22 @@ class _SilentTask:
 
 
 class ConsoleProgress:
-    """Bars on a terminal; on a pipe only the lines of ``say``. Everything goes to stderr."""
+    """Lines and bars on a terminal, on a pipe only what is important. All of it goes to stderr."""
 
     def __init__(self, quiet: bool = False) -> None:
-        """``quiet`` silences the lines too."""
-        self._console = Console(file=sys.stderr, quiet=quiet, highlight=False)
+        """``quiet`` makes a terminal as silent as a pipe."""
+        self._console = Console(file=sys.stderr, highlight=False)
+        self._shows = self._console.is_terminal and not quiet
 
-    def say(self, message: str) -> None:
-        """Print one line."""
-        self._console.print(message, markup=False, soft_wrap=True)
+    def say(self, message: str, important: bool = False) -> None:
+        """Print one line, if somebody watches or it is ``important``."""
+        if self._shows or important:
+            self._console.print(message, markup=False, soft_wrap=True)
 
     @contextmanager
     def task(self, title: str, total: int) -> Iterator[Task]:
         """Show a bar for one long step."""
-        if not self._console.is_terminal or self._console.quiet:
+        if not self._shows:
             yield _SilentTask()
             return
         with RichProgress(

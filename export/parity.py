@@ -47,8 +47,8 @@ def run_onnx(path: Path, images: Sequence[Array], threads: int = 0) -> list[Arra
         raise ExportError(f"{path.name}: ONNX Runtime cannot run it: {error}") from error
     if not all(np.isfinite(output).all() for output in outputs):
         raise ExportError(
-            f"{path.name}: its output is NaN or infinite on a real image. The checkpoint is broken; "
-            "train it again with a lower learning rate."
+            f"{path.name}: its output is NaN or infinite on a real image. The checkpoint is "
+            "broken; train it again with a lower learning rate."
         )
     return outputs
 

@@ -193,10 +193,12 @@ def _point(tensor: str, node: onnx.NodeProto | None, conv_of: dict[str, str]) ->
         return Point(tensor, "Input", "")
     if node.op_type == "Conv":
         return Point(tensor, "Conv", conv_of[tensor].removesuffix(".conv"))
-    for source in node.input:  # an activation belongs to the convolution before it
-        if source in conv_of and node.op_type != "Add":
-            return Point(tensor, node.op_type, conv_of[source].removesuffix(".conv"))
-    return Point(tensor, node.op_type, _scope(node.name))
+    scope = _scope(node.name)
+    for source in node.input:  # an activation belongs to the block of the convolution before it
+        block = conv_of.get(source, "").removesuffix(".conv")
+        if block and scope.startswith(f"{block}."):
+            return Point(tensor, node.op_type, block)
+    return Point(tensor, node.op_type, scope)
 
 
 def _scope(node_name: str) -> str:

@@ -11,10 +11,11 @@ from onnx import helper, numpy_helper
 
 Array = npt.NDArray[np.generic]
 WEIGHT_MAX = 127
+_LEAST_SCALE = np.finfo(np.float32).tiny
 
 
 def quantize_weight(
-    weight: npt.NDArray[np.float32], least_scale: npt.ArrayLike = np.finfo(np.float32).tiny
+    weight: npt.NDArray[np.float32], least_scale: npt.ArrayLike = _LEAST_SCALE
 ) -> tuple[Array, npt.NDArray[np.float32]]:
     """Symmetric INT8 weights, one scale for each output channel.
 
@@ -90,16 +91,15 @@ class GraphEditor:
     def quantized_filter(self, weight: str, bias: str, input_scale: float) -> tuple[str, str]:
         """Replace a weight by INT8 and its bias by int32 at scale input x weight.
 
-        Gives the tensors to read. A channel of next to no weight gets a scale at which its bias
-        still fits.
+        Gives the tensors to read. A nearly dead channel gets a scale at which its bias fits.
         """
-        limits = np.iinfo(np.int32)
+        most = 1 << 30  # half of int32: the sum of products comes on top
         biases = self._weights[bias].astype(np.float64)
         weights = self._weights[weight].astype(np.float32)
-        least = np.maximum(np.abs(biases) / input_scale / limits.max, np.finfo(np.float32).tiny)
+        least = np.maximum(np.abs(biases) / input_scale / most, _LEAST_SCALE)
         integers, weight_scales = quantize_weight(weights, least)
         scales = (weight_scales * np.float32(input_scale)).astype(np.float32)
-        values = np.clip(np.rint(biases / scales), limits.min, limits.max).astype(np.int32)
+        values = np.clip(np.rint(biases / scales), -most, most).astype(np.int32)
         integer = self.constant(f"{bias}_int32", values)
         scale = self.constant(f"{bias}_scale", scales)
         zero = self.constant(f"{bias}_zero_point", np.zeros(len(scales), np.int32))

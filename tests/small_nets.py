@@ -67,9 +67,7 @@ def draw_data(root: Path) -> Path:
             _draw_image(root, split, number, random)
     names = "".join(f"  {index}: {name}\n" for index, name in NAMES.items())
     yaml = root / "data.yaml"
-    yaml.write_text(
-        f"train: images/train\nval: images/val\ntest: images/test\nnames:\n{names}"
-    )
+    yaml.write_text(f"train: images/train\nval: images/val\ntest: images/test\nnames:\n{names}")
     return yaml
 
 

@@ -5,12 +5,15 @@ Stages are replaced by ones of a few bytes; recipe, data, cache and record are t
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,8 @@ from bench.errors import BenchError
 from compress.cli import app
 from compress.pipeline.contract import Artifact, Context, StageResult
 from compress.pipeline.stage_table import StageKind
+from compress.pipeline.weights import weight_faults
+from compress.progress import ConsoleProgress
 
 RECIPE = """\
 version: 1
@@ -32,6 +37,23 @@ stages:
   - {stage: finetune, train: {epochs: 3}, accept: {map50: {max_drop: 0.1}}}
 """
 ALL = ["base", "prune", "finetune"]
+ROW = b"0 .5 .5 .1 .1\n"
+
+
+def _png(side: int) -> bytes:
+    """A black picture, without a library that writes pictures."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        check = zlib.crc32(kind + content)
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", check)
+
+    header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
+    rows = zlib.compress(bytes(side * (side + 1)))
+    parts = ((b"IHDR", header), (b"IDAT", rows), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
+
+
+PNG = _png(16)
 
 Behaviour = Callable[[str, Context], None]
 
@@ -56,10 +78,10 @@ def fake_stages(map50: float = 0.8, behave: Behaviour | None = None) -> Callable
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a recipe, data and weights, as the current one."""
     for split in ("train", "val"):
-        for kind, name, text in (("images", "a.jpg", "jpg"), ("labels", "a.txt", "0 .5 .5 .1 .1")):
+        for kind, name, content in (("images", "a.png", PNG), ("labels", "a.txt", ROW)):
             file = tmp_path / "d" / kind / split / name
             file.parent.mkdir(parents=True)
-            file.write_text(text)
+            file.write_bytes(content)
     data = "train: images/train\nval: images/val\nnames: {0: cell}\n"
     (tmp_path / "d" / "data.yaml").write_text(data)
     (tmp_path / "n.pt").write_text("weights")
@@ -67,6 +89,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(StageKind, "function", fake_stages())
     monkeypatch.setattr("compress.report.write_report", report)
+    # weights of a few bytes cannot be opened
+    monkeypatch.setattr("compress.pipeline.preflight.weight_faults", lambda job, steps: [])
     return tmp_path
 
 
@@ -85,7 +109,7 @@ def test_run_shows_the_table_and_where_the_report_is(home: Path) -> None:
     assert all(name in done.stdout for name in ALL)
     assert str(home / "runs/r/report.html") in done.stdout
     assert "noise" not in done.stdout
-    assert "[2/3] prune: runs (never run)" in done.stderr
+    assert "prune: runs" not in done.stderr  # quiet where it is no terminal
 
 
 def test_run_again_says_that_all_is_cached(home: Path) -> None:
@@ -263,6 +287,140 @@ def test_bench_refuses_in_one_sentence(home: Path) -> None:
     assert "toaster" in json.loads(done.stdout)["error"]
 
 
+def test_bench_takes_the_shape_of_open_inputs(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def bench_files(artifacts: Any, **options: Any) -> None:
+        asked.append(options["shape"])
+        raise BenchError("seen")
+
+    monkeypatch.setattr("bench.run.bench_files", bench_files)
+    call("bench", "a.onnx", "--shape", "1,3,640,480")
+    call("bench", "a.onnx")
+    assert asked == [[1, 3, 640, 480], None]
+    for wrong in ("1,3,x,640", "1,-3,64,64", "0,3,64,64", ","):
+        done = call("bench", "a.onnx", "--shape", wrong)
+        assert done.exit_code == 2
+        assert f"--shape {wrong}: give whole numbers" in done.stderr
+
+
+ODD_RECORDS: list[dict[str, Any]] = [
+    {"stages": 7},
+    {"stages": [], "data": "x"},
+    {"stages": [{"name": "a"}, 3]},
+    {"stages": [{"name": "a", "metrics": {"curves": {"loss": ["x"]}}}], "status": "done"},
+]
+
+
+@pytest.mark.parametrize("record", ODD_RECORDS, ids=str)
+def test_report_of_an_odd_record_is_one_message(tmp_path: Path, record: dict[str, Any]) -> None:
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    done = call("report", str(tmp_path))
+    assert done.exit_code == 2
+    assert f"'{tmp_path / 'run.json'}' is not the record of a run as this version" in done.stderr
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("stream", "quiet", "shown"),
+    [
+        (Terminal, False, ["step", "warning"]),
+        (Terminal, True, ["warning"]),
+        (io.StringIO, False, ["warning"]),
+        (io.StringIO, True, ["warning"]),
+    ],
+)
+def test_progress_shows_lines_on_a_terminal_and_warnings_everywhere(
+    monkeypatch: pytest.MonkeyPatch, stream: type[io.StringIO], quiet: bool, shown: list[str]
+) -> None:
+    monkeypatch.setattr(sys, "stderr", stream())
+    progress = ConsoleProgress(quiet)
+    progress.say("step")
+    progress.say("warning", important=True)
+    with progress.task("long", 2) as bar:
+        bar.advance(2)
+    told = sys.stderr.getvalue()  # type: ignore[attr-defined]
+    assert [word for word in ("step", "warning") if word in told] == shown
+    assert ("long" in told) == ("step" in shown)
+
+
+def test_a_piped_run_says_nothing_but_its_result(home: Path) -> None:
+    process = compress_in_process("run", "r.yaml", cwd=home, prelude=FAKE_WORK)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert err == ""
+    assert "Report: " in out
+
+
+def test_looking_changes_nothing(home: Path) -> None:
+    before = sorted(home.rglob("*"))
+    for command in (("plan",), ("validate",), ("run", "--dry-run")):
+        assert call(*command, "r.yaml").exit_code == 0
+    assert sorted(home.rglob("*")) == before
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write")
+def test_looking_needs_no_folder_that_can_be_written(home: Path) -> None:
+    home.chmod(0o500)
+    try:
+        for command in ("plan", "validate"):
+            assert call(command, "r.yaml").exit_code == 0
+    finally:
+        home.chmod(0o700)
+
+
+def test_validate_opens_the_images(home: Path) -> None:
+    (home / "d/images/val/a.png").write_text("text")
+    done = call("validate", "r.yaml")
+    assert done.exit_code == 2
+    assert "a.png: not an image" in done.stderr
+
+
+def test_validate_and_run_open_the_weights(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ultralytics")
+    monkeypatch.setattr("compress.pipeline.preflight.weight_faults", weight_faults)
+    for command in ("validate", "run"):
+        done = call(command, "r.yaml")
+        assert done.exit_code == 2
+        assert "r.yaml:2:8: " in done.stderr
+        assert "n.pt: not a readable PyTorch checkpoint" in done.stderr
+    assert not (home / "runs/r/01-base").exists()
+    assert "hit" not in call("plan", "r.yaml").stdout
+
+
+def test_validate_without_torch_says_what_it_did_not_open(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("compress.pipeline.preflight.find_spec", lambda name: None)
+    done = call("validate", "r.yaml")
+    assert done.exit_code == 0
+    assert "skipped: weights not opened (torch, ultralytics not installed: pip in" in done.stdout
+
+
+@pytest.mark.parametrize("command", ["run", "validate"])
+def test_a_device_that_is_not_there_is_told_before_work(
+    home: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    done = call(command, "r.yaml", "device=0")
+    assert done.exit_code == 2
+    assert "override 'device=0': no device '0': PyTorch finds no CUDA GPU here" in done.stderr
+
+
+def test_a_bench_of_a_missing_split_is_told_by_plan_and_validate(home: Path) -> None:
+    text = "  - {stage: export}\n  - {stage: bench, splits: [test]}\n"
+    (home / "r.yaml").write_text(RECIPE + text)
+    for command in ("plan", "validate", "run"):
+        done = call(command, "r.yaml")
+        assert done.exit_code == 2
+        assert "r.yaml:8:29: 'bench' measures mAP on the test split" in done.stderr
+
+
 def test_doctor_recipes_and_version() -> None:
     assert "train" in call("doctor").stdout
     names = [check["name"] for check in json.loads(call("doctor", "--json").stdout)]
@@ -289,6 +447,21 @@ def compress_in_process(*arguments: str, cwd: Path, prelude: str = "") -> subpro
     )
 
 
+FAKE_WORK = """\
+import time
+from compress.pipeline import preflight
+from compress.pipeline.contract import StageResult
+from compress.pipeline.stage_table import StageKind
+
+def work(config, inputs, context):
+    (context.out / "model.pt").write_text(repr(config))
+    return StageResult({"checkpoint": "model.pt"}, {"map50": 0.8, "map50_95": 0.4})
+
+StageKind.function = lambda kind: work
+preflight.weight_faults = lambda job, steps: []
+"""
+
+
 def test_finished_recipe_is_quick_and_imports_no_heavy_library(home: Path) -> None:
     call("run", "r.yaml")
     prelude = (
@@ -307,14 +480,8 @@ def test_finished_recipe_is_quick_and_imports_no_heavy_library(home: Path) -> No
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_signals_end_a_run_cleanly(home: Path, signum: int) -> None:
-    prelude = (
-        "import time\n"
-        "from compress.pipeline.stage_table import StageKind\n"
-        "def work(config, inputs, context):\n"
-        "    context.progress.say('sleeps')\n"
-        "    time.sleep(60)\n"
-        "StageKind.function = lambda kind: work\n"
-    )
+    sleep = "    print('sleeps', file=sys.stderr, flush=True)\n    time.sleep(60)\n"
+    prelude = FAKE_WORK.replace("    (context", f"{sleep}    (context")
     process = compress_in_process("run", "r.yaml", cwd=home, prelude=prelude)
     assert process.stderr is not None
     while "sleeps" not in process.stderr.readline():

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from compress import doctor
-from compress.doctor import EXTRAS, Check, examine, extra_of
+from compress.doctor import EXTRAS, Check, examine, extra_of, table
 
 PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
 
@@ -57,3 +57,24 @@ def test_module_leads_to_its_extra() -> None:
     assert extra_of("torch_pruning") == "train"
     assert extra_of("pycuda") == "tensorrt"
     assert extra_of("compress.stages.train") == ""
+
+
+def test_every_lack_stands_beside_its_own_mend() -> None:
+    lacks = {"a GPU": "buy one", "torch for CUDA": "get it", "tensorrt": "pip", "pycuda": "pip"}
+    grid = table([Check("device", "cuda", {"torch": "2.0", "numpy": "1.0"}, lacks)])
+    columns = [list(column.cells) for column in grid.columns]
+    rows = [tuple(str(cell) for cell in row) for row in zip(*columns, strict=True)]
+    assert [row[3:] for row in rows] == list(lacks.items())
+    assert [row[:3] for row in rows[:3]] == [
+        ("device", "cuda", "torch 2.0"),
+        ("", "", "numpy 1.0"),
+        ("", "", ""),
+    ]
+    assert not any("\n" in cell for row in rows for cell in row)
+
+
+def test_nothing_lacking_says_so() -> None:
+    (row,) = zip(
+        *(column.cells for column in table([Check("b", "n", {}, {})]).columns), strict=True
+    )
+    assert [str(cell) for cell in row] == ["b", "n", "", "nothing", ""]

@@ -86,7 +86,22 @@ def read_data_yaml(file: Path) -> DataYaml:
         raise CompressError(f"{file}: not a data yaml: it needs the keys train, val and names")
     marks = {str(key.value): key.start_mark for key, _ in node.value}
     places = {key: (mark.line + 1, mark.column + 1) for key, mark in marks.items()}
-    return DataYaml(file, values, places)
+    source = DataYaml(file, values, places)
+    _refuse_duplicates(source, node)
+    return source
+
+
+def _refuse_duplicates(source: DataYaml, node: yaml.MappingNode) -> None:
+    """YAML would silently take the last one, and the labels would mean another class."""
+    names = [value for key, value in node.value if key.value == "names"]
+    for what, mapping in (("key", node), *(("class number", value) for value in names)):
+        keys = [key for key, _ in mapping.value] if isinstance(mapping, yaml.MappingNode) else []
+        told = [yaml.safe_load(key.value) for key in keys if isinstance(key, yaml.ScalarNode)]
+        twice = [number for number, key in enumerate(told) if key in told[:number]]
+        if twice:
+            mark = keys[twice[0]].start_mark
+            place = f"{source.file}:{mark.line + 1}:{mark.column + 1}"
+            raise CompressError(f"{place}: {what} {told[twice[0]]} is given twice; delete one")
 
 
 def _place(error: yaml.YAMLError) -> str:

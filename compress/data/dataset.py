@@ -52,14 +52,26 @@ def load_dataset(yaml: Path) -> DataSet:
     names, root = source.names(), source.root()
     found = {split: _split_images(source, root, split) for split in SPLITS}
     dataset = DataSet(source.file, names, {split: files for split, files in found.items() if files})
-    images = dataset.splits["train"]
-    if not any(label_path(image).is_file() for image in images):
-        raise source.fault(
-            f"no image of the train split has a label file: {images[0]} needs "
-            f"{label_path(images[0])}. Labels lie in a folder 'labels' beside 'images'",
-            "train",
-        )
+    for split in REQUIRED_SPLITS:
+        require_labels(dataset, split, source)
     return dataset
+
+
+def require_labels(dataset: DataSet, split: str, source: DataYaml | None = None) -> None:
+    """Refuse a split of which no image at all has a label file.
+
+    Raises:
+        CompressError: at the split's key in the data yaml (``source``, read anew if not given).
+    """
+    images = dataset.splits[split]
+    if any(label_path(image).is_file() for image in images):
+        return
+    source = source or read_data_yaml(dataset.yaml)
+    raise source.fault(
+        f"no image of the {split} split has a label file: {images[0]} needs "
+        f"{label_path(images[0])}. Labels lie in a folder 'labels' beside 'images'",
+        _key(source, split),
+    )
 
 
 def check_labels(dataset: DataSet) -> None:
@@ -95,8 +107,13 @@ def _label_faults(label: Path, classes: int) -> list[Fault]:
         return [(1, f"cannot be read: {error.strerror}")]
 
 
+def _key(source: DataYaml, split: str) -> str:
+    """What the yaml calls a split: ultralytics also knows val as ``validation``."""
+    return "validation" if split == "val" and "val" not in source.values else split
+
+
 def _split_images(source: DataYaml, root: Path, split: str) -> tuple[Path, ...]:
-    key = "validation" if split == "val" and "val" not in source.values else split
+    key = _key(source, split)
     entries = source.entries(key)
     if not entries and split in REQUIRED_SPLITS:
         raise source.fault(f"no '{split}': a data yaml names the images of train and of val", key)

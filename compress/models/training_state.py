@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -86,11 +87,35 @@ def write_state(state: dict[str, Any], path: Path) -> None:
 
 
 def read_state(path: Path) -> dict[str, Any] | None:
-    """The state at ``path``, or None if there is none."""
+    """The state at ``path``, or None if there is none.
+
+    State and best weights belong together: if a ``.pt`` beside it is damaged, all of them are
+    removed with a warning, so that the training begins anew instead of failing for ever.
+    """
     if not path.is_file():
         return None
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    return state
+    files = sorted(path.parent.glob("*.pt"))
+    states = {file: _load(file) for file in files}
+    damaged = [file for file, state in states.items() if state is None]
+    if not damaged:
+        return states[path]
+    for file in files:
+        file.unlink()
+    warnings.warn(
+        f"{damaged[0]} is damaged and was removed: this training begins anew", stacklevel=2
+    )
+    return None
+
+
+def _load(file: Path) -> dict[str, Any] | None:
+    """The mapping in ``file``; None if it is damaged."""
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except (OSError, MemoryError):  # the machine's fault, not the file's
+        raise
+    except Exception:  # damaged bytes end in a dozen kinds of errors
+        return None
+    return state if isinstance(state, dict) and state else None
 
 
 def best_weights(trainer: BaseTrainer) -> dict[str, torch.Tensor]:

@@ -81,7 +81,8 @@ class StageCache:
         """Keep other processes from this key inside the block; waits for one that is at it."""
 
         def waiting(holder: str) -> None:
-            self._progress.say(f"  waiting for {holder}, which makes the same '{stage}'")
+            message = f"  waiting for {holder}, which makes the same '{stage}'"
+            self._progress.say(message, important=True)
 
         return hold(self._locks / f"{_label(stage, key)}.lock", waiting)
 
@@ -97,7 +98,8 @@ class StageCache:
         try:
             entry = _read(folder)
         except NotStored as fault:
-            self._progress.say(f"  warning: {folder} is damaged and not used: {fault.damage}")
+            message = f"  warning: {folder} is damaged and not used: {fault.damage}"
+            self._progress.say(message, important=True)
             raise
         if entry.key != key:
             raise NotStored("it belongs to another key")

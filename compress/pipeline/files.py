@@ -107,14 +107,27 @@ def make_writable_folder(folder: Path, option: str) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as probe:
-            probe.write(b"\0")
-            probe.flush()
+        _try_to_write(folder)
     except OSError as error:
         raise CompressError(
             f"cannot write in '{folder}': {error.strerror}. Nothing was changed. "
             f"Free or open that folder, or choose another with {option}"
         ) from error
+
+
+def is_writable_folder(folder: Path) -> bool:
+    """Whether ``folder`` is there and can be written; it is not made."""
+    try:
+        _try_to_write(folder)
+    except OSError:
+        return False
+    return True
+
+
+def _try_to_write(folder: Path) -> None:
+    with tempfile.TemporaryFile(dir=folder) as probe:
+        probe.write(b"\0")
+        probe.flush()
 
 
 @contextmanager

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +11,11 @@ from typing import TYPE_CHECKING
 
 from compress.errors import CompressError, RecipeError
 from compress.pipeline.contract import Artifact
-from compress.pipeline.files import make_writable_folder, storage_faults
+from compress.pipeline.files import is_writable_folder, make_writable_folder, storage_faults
 from compress.pipeline.links import FromRecipe, link_steps
 from compress.pipeline.stage_table import STAGES, StageTable
-from compress.recipe.schema import Recipe
-from compress.recipe.tree import KeyPath
+from compress.recipe.schema import BenchStage, Recipe
+from compress.recipe.tree import Fault, KeyPath
 
 if TYPE_CHECKING:
     from compress.data.dataset import DataSet
@@ -25,7 +26,10 @@ RECORD = "run.json"
 
 @dataclass(frozen=True)
 class Job:
-    """What a run needs from outside: ``named`` maps the recipe's references to their files."""
+    """What a run needs from outside: ``named`` maps the recipe's references to their files.
+
+    ``error`` makes one error of faults in the recipe, each with the line that it stands in.
+    """
 
     recipe: Recipe
     name: str
@@ -34,6 +38,7 @@ class Job:
     data: DataSet
     fingerprint: str
     named: Mapping[str, Artifact]
+    error: Callable[[Iterable[Fault]], RecipeError]
 
 
 @dataclass(frozen=True)
@@ -50,43 +55,52 @@ class Place:
         return cls(run, (cache or run.parent / ".cache").absolute())
 
 
+@contextmanager
+def read_only(cache: Path) -> Iterator[Path]:
+    """Where a command that changes nothing may put what it has to write.
+
+    That is ``cache``, which remembers hashes, if it is there already and can be written; else a
+    temporary folder, gone after the block.
+    """
+    if is_writable_folder(cache):
+        yield cache
+        return
+    with tempfile.TemporaryDirectory(prefix="compress-") as folder:
+        yield Path(folder)
+
+
 def prepare(
     loaded: LoadedRecipe, cache: Path, table: StageTable = STAGES, download: bool = False
 ) -> Job:
     """Find and hash all that the recipe names.
 
     Raises:
-        CompressError: weights, a model yaml or data cannot be found or read, or the cache,
-            which remembers data sets' hashes, cannot be written.
+        RecipeError: all of the weights, model yamls, data and splits that cannot be found or read,
+            each at the line that names it.
+        CompressError: the cache, which remembers data sets' hashes, cannot be written.
     """
-    from compress.data.dataset import load_dataset
     from compress.data.fingerprint import fingerprint
-    from compress.recipe.references import resolve_data, resolve_model
 
     make_writable_folder(cache, "--cache")
-    recipe, home = loaded.recipe, loaded.path.parent
-    links = [link for step in link_steps(recipe, table) for link in step.links.values()]
-    references = dict.fromkeys(link.reference for link in links if isinstance(link, FromRecipe))
+    faults: list[Fault] = []
     with storage_faults(cache):
-        named = {}
-        for name in references:
-            with _placed(loaded, _written_at(recipe, name)):
-                named[name] = resolve_model(name, home, download=download)
-        with _placed(loaded, ("data",)):
-            yaml = resolve_data(recipe.data, home, cache, download=download)
-        data = load_dataset(yaml)
+        named = _find_models(loaded, table, download, faults)
+        data = _find_data(loaded, cache, download, faults)
+        if data is None or faults:
+            raise loaded.error(faults)
         return Job(
-            recipe=recipe,
+            recipe=loaded.recipe,
             name=loaded.name,
             source=loaded.path.absolute(),
             overrides=tuple(loaded.overrides),
             data=data,
             fingerprint=fingerprint(data, cache / "data" / "fingerprints.json"),
             named=named,
+            error=loaded.error,
         )
 
 
-def _written_at(recipe: Recipe, reference: str) -> KeyPath:
+def written_at(recipe: Recipe, reference: str) -> KeyPath:
     """Where the recipe names these weights: at the top, or among the teachers of a stage."""
     for key in ("model", "teacher"):
         if getattr(recipe, key) == reference:
@@ -98,12 +112,56 @@ def _written_at(recipe: Recipe, reference: str) -> KeyPath:
     return ()
 
 
+def _find_models(
+    loaded: LoadedRecipe, table: StageTable, download: bool, faults: list[Fault]
+) -> dict[str, Artifact]:
+    from compress.recipe.references import resolve_model
+
+    recipe, home = loaded.recipe, loaded.path.parent
+    links = [link for step in link_steps(recipe, table) for link in step.links.values()]
+    references = dict.fromkeys(link.reference for link in links if isinstance(link, FromRecipe))
+    named = {}
+    for name in references:
+        with _noted(faults, written_at(recipe, name)):
+            named[name] = resolve_model(name, home, download=download)
+    return named
+
+
+def _find_data(
+    loaded: LoadedRecipe, cache: Path, download: bool, faults: list[Fault]
+) -> DataSet | None:
+    from compress.data.dataset import load_dataset
+    from compress.recipe.references import resolve_data
+
+    data = None
+    with _noted(faults, ("data",)):
+        yaml = resolve_data(loaded.recipe.data, loaded.path.parent, cache, download=download)
+        data = load_dataset(yaml)
+    if data is not None:
+        for index, stage in enumerate(loaded.recipe.stages):
+            if isinstance(stage, BenchStage):
+                _check_splits(stage, ("stages", index, "splits"), data, faults)
+    return data
+
+
+def _check_splits(stage: BenchStage, path: KeyPath, data: DataSet, faults: list[Fault]) -> None:
+    """The splits that a bench measures on must be there, and have labels."""
+    from compress.data.dataset import require_labels
+
+    for number, split in enumerate(stage.splits):
+        with _noted(faults, (*path, number)):
+            if split not in data.splits:
+                raise CompressError(
+                    f"'{stage.name}' measures mAP on the {split} split, but {data.yaml} has none. "
+                    f"Give the data yaml a `{split}:`, or take '{split}' out of `splits:`"
+                )
+            require_labels(data, split)
+
+
 @contextmanager
-def _placed(loaded: LoadedRecipe, path: KeyPath) -> Iterator[None]:
+def _noted(faults: list[Fault], path: KeyPath) -> Iterator[None]:
     """A file that is not there is a fault of the line that names it."""
     try:
         yield
-    except RecipeError:
-        raise
     except CompressError as error:
-        raise loaded.error(path, str(error)) from error
+        faults.append(Fault(path, str(error)))

@@ -13,13 +13,14 @@ from compress.pipeline.job import Job
 from compress.pipeline.links import Input, Step
 
 _MISSING = "not set"
+_CPU = "cpu"
 
 
 def key_material(step: Step, job: Job, inputs: Mapping[str, Input]) -> dict[str, Any]:
     """Everything that changes the stage's result, and nothing else.
 
     Left out: its name, its gates (checked anew on every run), the teachers' references (their
-    files' hashes are among the inputs), paths, device, workers.
+    files' hashes are among the inputs), paths, workers, and which of several GPUs is used.
     """
     left_out: Any = {"name": True, "accept": True, "distill": {"teachers"}}
     material = {
@@ -32,10 +33,18 @@ def key_material(step: Step, job: Job, inputs: Mapping[str, Input]) -> dict[str,
         "seed": job.recipe.seed,
         "versions": installed_versions(step.kind.libraries),
     }
+    device = device_kind(job.recipe.device)
+    if device != _CPU and "checkpoint" in step.kind.gives:  # trained, or at least measured, on it
+        material["device"] = device
     if step.kind.per_machine:
         machine = read_machine()
         material["machine"] = {"cpu": machine.cpu, "cores": machine.usable_cores}
     return dict(jsonable(material))
+
+
+def device_kind(device: str) -> str:
+    """``cpu``, ``mps`` or ``cuda``; every GPU that has only a number is ``cuda``."""
+    return device if device in (_CPU, "mps") else "cuda"
 
 
 def key_of(material: Mapping[str, Any]) -> str:

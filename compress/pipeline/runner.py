@@ -25,12 +25,15 @@ from compress.pipeline.keys import key_material, key_of
 from compress.pipeline.links import Input, Step, link_steps, resolve_inputs
 from compress.pipeline.locks import Busy, hold
 from compress.pipeline.plan import Selection, find, plan, select
+from compress.pipeline.preflight import check_before_work
 from compress.pipeline.record import Memory, RunRecord
 from compress.pipeline.resolved import resolved_recipe
 from compress.pipeline.stage_table import STAGES, StageTable
 from compress.progress import Progress
 
 _REPORTS = ("report.md", "report.html")
+
+Check = Callable[[Job, Sequence[Step], Path], None]
 
 
 @dataclass(frozen=True)
@@ -48,11 +51,13 @@ def run(
     write_report: Callable[[Path], object],
     selection: Selection | None = None,
     table: StageTable = STAGES,
+    check: Check = check_before_work,
 ) -> Outcome:
     """Bring every selected stage's result into the run folder, running what is not cached.
 
     Results go to the cache and into ``run.json`` one by one, so that an end at any moment loses
-    no finished stage. ``write_report`` is called with the run folder when ``run.json`` is complete.
+    no finished stage. ``write_report`` is called with the run folder when ``run.json`` is complete,
+    ``check`` before the first stage that is not cached.
 
     Raises:
         GateError: a result misses its ``accept`` gate; it is kept, and the report is written.
@@ -65,7 +70,7 @@ def run(
     with _only_run_in(place.run), storage_faults(place.cache):
         if selection.start:
             plan(job, place, progress, selection, table)
-        return _Run(job, place, progress, write_report, steps, selection.force).execute()
+        return _Run(job, place, progress, write_report, steps, selection.force, check).execute()
 
 
 @contextmanager
@@ -89,6 +94,7 @@ class _Run:
         write_report: Callable[[Path], object],
         steps: Sequence[Step],
         force: tuple[str, ...],
+        check: Check,
     ) -> None:
         self._job = job
         self._place = place
@@ -96,6 +102,7 @@ class _Run:
         self._write_report = write_report
         self._steps = steps
         self._force = force
+        self._check = check
         self._cache = StageCache(place.cache, progress)
         self._memory = Memory(place.run)
         self._record = RunRecord(place.run, job, steps)
@@ -147,7 +154,7 @@ class _Run:
         self, step: Step, inputs: Mapping[str, Input], material: Mapping[str, Any], key: str
     ) -> Entry:
         if not self._ran:
-            self._check_before_work()
+            self._check(self._job, self._steps, self._place.cache)
         self._ran.append(step.name)
         stage, recipe = step.kind.name, self._job.recipe
         with self._cache.writing(stage, key) as out:
@@ -165,11 +172,6 @@ class _Run:
             artifacts = {name: item.artifact for name, item in inputs.items()}
             result = step.kind.function()(step.config, artifacts, context)
             return self._cache.store(out, key, result, material, time.perf_counter() - started)
-
-    def _check_before_work(self) -> None:
-        from compress.data.dataset import check_labels
-
-        check_labels(self._job.data)
 
     def _publish(self, step: Step, entry: Entry) -> None:
         folder = self._place.run / step.folder
@@ -192,9 +194,12 @@ class _Run:
         if isinstance(error, GateError):
             self._finish("gate", str(error))
         elif self._record.stages or self._ran:
-            stopped = isinstance(error, KeyboardInterrupt)
-            with suppress(OSError):  # a full disk must not hide why the run ended
-                self._record.finish("stopped" if stopped else "failed", str(error))
+            status = _status(error)
+            with suppress(Exception):  # a full disk must not hide why the run ended
+                if status == "stopped":
+                    self._record.finish(status, str(error))
+                else:
+                    self._finish(status, str(error))
 
     def _finish(self, status: str, error: str = "") -> None:
         folder = self._place.run
@@ -202,3 +207,10 @@ class _Run:
         changed = self._record.finish(status, error)
         if changed or not all((folder / name).exists() for name in _REPORTS):
             self._write_report(folder)
+
+
+def _status(error: BaseException) -> str:
+    if isinstance(error, KeyboardInterrupt):
+        return "stopped"
+    # a refusal of the bench is no ``GateError``: it is known by its exit code
+    return "gate" if getattr(error, "exit_code", None) == GateError.exit_code else "failed"

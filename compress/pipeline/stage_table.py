@@ -41,8 +41,7 @@ StageTable = Mapping[str, StageKind]
 _QUANTIZED = ("ptq", "qat")
 _TORCH = ("torch", "torchvision", "ultralytics", "numpy", "opencv-python")
 _PRUNE = (*_TORCH, "torch-pruning")
-_EXPORT = (*_TORCH, "onnx", "onnxruntime")
-_BENCH = ("numpy", "opencv-python", "onnx", "onnxruntime")
+_ONNX = (*_TORCH, "onnx", "onnxruntime")
 
 STAGES: StageTable = {
     kind.name: kind
@@ -70,7 +69,7 @@ STAGES: StageTable = {
             takes=("checkpoint",),
             gives=("checkpoint", "ranges"),
             cannot_follow=_QUANTIZED,
-            libraries=_TORCH,
+            libraries=_ONNX,
         ),
         StageKind(
             "qat",
@@ -78,16 +77,16 @@ STAGES: StageTable = {
             takes=("checkpoint", "teachers"),
             gives=("checkpoint", "ranges"),
             cannot_follow=_QUANTIZED,
-            libraries=_TORCH,
+            libraries=_ONNX,
         ),
-        StageKind("export", 1, ("checkpoints", "ranges"), ("graphs",), libraries=_EXPORT),
+        StageKind("export", 1, ("checkpoints", "ranges"), ("graphs",), libraries=_ONNX),
         StageKind(
             "bench",
             1,
             takes=("graphs",),
             gives=("measurements",),
             needs=("export",),
-            libraries=_BENCH,
+            libraries=_ONNX,
             per_machine=True,
         ),
     )

@@ -172,12 +172,15 @@ class Simulation:
             CompressError: if the file belongs to another model or placement.
         """
         found = ranges.by_tensor()
+        own = {tensor for group in self.placement.groups for tensor in group.tensors}
+        strange = sorted(own ^ found.keys())
+        if strange:
+            raise CompressError(
+                f"ranges: only one of model and ranges file knows '{strange[0]}' ({len(strange)} "
+                "tensors in all): the file belongs to another model. Run the ptq or qat stage "
+                "again."
+            )
         for group, quantizer in zip(self.placement.groups, self.quantizers, strict=True):
-            if group.tensors[0] not in found:
-                raise CompressError(
-                    f"ranges: nothing for tensor '{group.tensors[0]}'. The ranges file belongs to "
-                    "another model; run the ptq or qat stage again."
-                )
             saved = found[group.tensors[0]]
             quantizer.set_scale(saved.scale, saved.zero_point)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,9 +37,10 @@ class LoadedRecipe:
     overrides: tuple[str, ...]
     locate: Callable[[KeyPath], Place]
 
-    def error(self, path: KeyPath, message: str) -> RecipeError:
-        """A fault at ``path`` that was found after loading, with its place."""
-        return RecipeError(str(self.path), [self.locate(path).problem(message)])
+    def error(self, faults: Iterable[Fault]) -> RecipeError:
+        """Faults that were found after loading, each with its place."""
+        problems = [self.locate(fault.path).problem(fault.message) for fault in faults]
+        return RecipeError(str(self.path), problems)
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> LoadedRecipe:

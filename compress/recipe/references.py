@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -10,12 +11,17 @@ from compress.errors import CompressError
 from compress.models.shipped import data_yamls, datasets_folder, model_yamls, without_scale
 from compress.pipeline.contract import Artifact
 from compress.pipeline.files import sha256_of
-from compress.recipe.data_root import with_images, with_root
+from compress.recipe.data_root import with_absolute_lists, with_images, with_root
 from compress.recipe.places import first_file, first_folder, is_bare, missing, places, read_yaml
 from compress.recipe.wording import did_you_mean
 
 SAMPLE = "sample"
 _YAML = (".yaml", ".yml")
+# detectors that ultralytics has released, told without importing it
+_RELEASED = re.compile(
+    r"(yolov8[nsmlx](-oiv7)?|yolo(11|12|26)[nsmlx]|yolov5[nsmlx]6?u|yolov3(-spp|-tiny)?u"
+    r"|yolov9[tsmce]|yolov10[nsmblx])\.pt"
+)
 _GIVE_MODEL = (
     "copy the file to one of these places, or give its path: `model=PATH`, for a teacher "
     "`teacher=PATH`"
@@ -47,7 +53,7 @@ def resolve_model(ref: str, recipe_folder: Path, download: bool = False) -> Arti
 
         file = fetch_weights(ref, Path.cwd())
     if file is None:
-        fetch = "; --download fetches weights that ultralytics has released" if is_bare(ref) else ""
+        fetch = "; --download fetches these weights" if _RELEASED.fullmatch(ref) else ""
         what = f"the weights '{ref}' are not there"
         raise missing(what, places(ref, recipe_folder), _GIVE_MODEL + fetch)
     try:
@@ -75,19 +81,21 @@ def resolve_data(ref: str, recipe_folder: Path, cache: Path, download: bool = Fa
     bases = [Path.cwd(), recipe_folder, datasets_folder()]
     own = first_file(looked)
     if own is not None:
-        return with_images(own, [own.parent, *bases], cache, _GIVE_DATA)
+        return with_absolute_lists(with_images(own, [own.parent, *bases], cache, _GIVE_DATA), cache)
     shipped = data_yamls()
     if ref not in shipped:
         raise _no_data_yaml(ref, looked, shipped)
+    text, values = read_yaml(shipped[ref])
+    fetchable = bool(values.get("download"))
     try:
-        fetch = "; --download lets ultralytics fetch them"
-        return with_images(shipped[ref], bases, cache, _GIVE_DATA + fetch)
+        fetch = "; --download lets ultralytics fetch them" if fetchable else ""
+        found = with_images(shipped[ref], bases, cache, _GIVE_DATA + fetch)
+        return with_absolute_lists(found, cache)
     except CompressError:
-        if not download:
+        if not (download and fetchable):
             raise
     from compress.models.download import fetch_dataset
 
-    text, _ = read_yaml(shipped[ref])
     return with_root(shipped[ref], text, fetch_dataset(shipped[ref]), cache)
 
 

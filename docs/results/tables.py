@@ -21,17 +21,21 @@ ROOT = HERE.parent.parent
 DOCUMENTS = (ROOT / "README.md", ROOT / "recipes" / "README.md")
 _MARKED = re.compile(r"(<!-- table: ([\w.-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 # what only the machine that ran it knows, or what is too long to keep
-_DROPPED = {"recipe_file", "overrides", "curves", "channels", "path"}
+_DROPPED = {"recipe_file", "curves", "channels", "path", "from"}
 
 
 def record(run_folder: Path, name: str) -> None:
     """Keep the figures of a finished run as ``NAME.json``."""
     content = json.loads((run_folder / "run.json").read_text())
     content["data"] = {"images": content["data"]["images"], "names": content["data"]["names"]}
-    for stage in content["stages"]:
-        stage.pop("inputs", None)
+    content["overrides"] = [_without_folder(override) for override in content["overrides"]]
     text = json.dumps(_without(content), indent=1)
     (HERE / f"{name}.json").write_text(text + "\n")
+
+
+def _without_folder(override: str) -> str:
+    key, _, value = override.partition("=")
+    return f"{key}={Path(value).name}" if "/" in value else override
 
 
 def _without(value: Any) -> Any:
@@ -63,12 +67,13 @@ def described(name: str) -> str:
     threads = bench.get("settings", {}).get("threads")
     machine = bench.get("machine", {}).get("cpu", "")
     images = ", ".join(f"{count} {split}" for split, count in content["data"]["images"].items())
+    command = " ".join(["compress run", f"recipes/{content['recipe']}.yaml", *content["overrides"]])
     facts = (
         f"{content['imgsz']} px, seed {content['seed']}, images: {images}. "
         f"Latency: ONNX Runtime, {threads} thread, {machine}, all files interleaved in one run. "
         "Weights chosen on val."
     )
-    return f"{markdown(summary(content))}\n{facts}\n"
+    return f"{markdown(summary(content))}\n{facts}\n\n```\n{command}\n```\n"
 
 
 def rewritten(text: str) -> str:

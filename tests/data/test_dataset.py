@@ -92,6 +92,15 @@ FAULTS = {
         YAML.replace("[cat, dog]", "{0: cat, 2: dog}"),
         ["data.yaml:3:1:", "0..1", "not 0, 2"],
     ),
+    "class number twice": (
+        YAML.replace("[cat, dog]", "{0: cat, 1: dog, 0: cow}"),
+        ["data.yaml:3:25: class number 0 is given twice"],
+    ),
+    "key twice": (YAML + "val: images/train\n", ["data.yaml:4:1: key val is given twice"]),
+    "no label in val": (
+        YAML.replace("images/val", "bare/images"),
+        ["data.yaml:2:1: no image of the val split has a label file", "bare/labels/a.txt"],
+    ),
     "text as class number": (YAML.replace("[cat, dog]", "{a: cat}"), ["data.yaml:3:1:", "not a"]),
     "not YAML": (
         "train: images/train\nval: [images\nnames: x\n",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +19,7 @@ from compress.distill.extension import Distillation, FeatureTerm
 from compress.distill.losses import cwd
 from compress.distill.taps import Taps, probe_widths
 from compress.errors import CompressError
+from compress.models.build import build_model
 from compress.models.inspect import neck_layers
 from compress.models.trainer import TrainingJob, train
 from compress.prune.prune import prune_model
@@ -54,6 +56,12 @@ def batch_of(images: Tensor) -> dict[str, Tensor]:
     }
 
 
+def eval_with_raw_outputs(model: nn.Module) -> None:
+    """Eval mode, but the head gives what a loss wants."""
+    model.eval()
+    model.model[-1].training = True
+
+
 class Bench:
     """A student with the criterion of a distillation, outside of any training."""
 
@@ -72,19 +80,19 @@ class Bench:
 
 
 def test_a_net_has_nothing_to_learn_from_itself(net: nn.Module, images: Tensor) -> None:
-    # the teacher computes in eval mode, so the student must too
     bench = Bench(net, deepcopy(net), terms=[TERM])
-    net.eval()
-    for head in (net.model[-1],):
-        head.training = True  # the loss wants raw outputs
-    net.requires_grad_(True)
+    eval_with_raw_outputs(net.requires_grad_(True))  # as the teacher computes
     loss, items = bench.loss(images)
     assert items["cwd_loss"].item() == pytest.approx(0.0, abs=1e-6)
     loss[-1].backward()
-    assert max(p.grad.abs().max().item() for p in net.parameters() if p.grad is not None) < 1e-6
+    gradients = [p.grad.abs().max().item() for p in net.parameters() if p.grad is not None]
+    assert len(gradients) > 50
+    assert max(gradients) < 1e-5  # with another teacher: 28
 
 
-def test_the_detection_loss_stays_as_it_is(net: nn.Module, wide_net: nn.Module, images: Tensor) -> None:
+def test_the_detection_loss_stays_as_it_is(
+    net: nn.Module, wide_net: nn.Module, images: Tensor
+) -> None:
     bench = Bench(net, deepcopy(wide_net), terms=[TERM])
     loss, items = bench.loss(images)
     stock_loss, stock_items = bench.stock(bench.student(images), batch_of(images))
@@ -93,18 +101,17 @@ def test_the_detection_loss_stays_as_it_is(net: nn.Module, wide_net: nn.Module, 
     assert all(torch.allclose(items[name], value) for name, value in stock_items.items())
 
 
+@pytest.mark.parametrize("count", [1, 4, 8])
 def test_the_loss_grows_with_the_batch_as_the_detection_loss_does(
-    net: nn.Module, wide_net: nn.Module, images: Tensor
+    count: int, net: nn.Module, wide_net: nn.Module, images: Tensor
 ) -> None:
     bench = Bench(net, deepcopy(wide_net), terms=[TERM])
-    net.eval()
-    net.model[-1].training = True  # BatchNorm must not see which images share a batch
-    one, items = bench.loss(images[:1])
-    four, items_of_four = bench.loss(images[:1].repeat(4, 1, 1, 1))
-    assert four[-1].item() == pytest.approx(4 * one[-1].item(), rel=1e-4)
-    assert four[0].item() == pytest.approx(4 * one[0].item(), rel=1e-3)  # ultralytics' box loss
-    assert items_of_four["cwd_loss"].item() == pytest.approx(items["cwd_loss"].item(), rel=1e-4)
-    assert one[-1].item() == pytest.approx(items["cwd_loss"].item(), rel=1e-5)
+    eval_with_raw_outputs(net)  # BatchNorm must not see how many images share a batch
+    loss, items = bench.loss(images[:1].repeat(count, 1, 1, 1))
+    shown = torch.stack([items[name] for name in ("box_loss", "cls_loss", "dfl_loss", "cwd_loss")])
+    assert torch.allclose(loss, count * shown, rtol=1e-5)
+    _, items_of_one = bench.loss(images[:1])
+    assert items["cwd_loss"].item() == pytest.approx(items_of_one["cwd_loss"].item(), rel=1e-4)
 
 
 def constant(value: float) -> Callable[[Tensor, Tensor], Tensor]:
@@ -169,10 +176,11 @@ def test_projectors_are_trained(
     distillation = Watched([deepcopy(wide_net)], [TERM])
     train(deepcopy(net), job(optimizer=optimizer), Silent(), "test", [distillation])
     drawn, trained = distillation.drawn["projectors"][0], distillation.state_dict()["projectors"][0]
-    assert len(trained) == 2 * len(neck_layers(net))
-    for name, value in trained.items():
-        assert torch.isfinite(value).all()
-        assert not torch.equal(value, drawn[name]), f"{name} did not move"
+    assert all(torch.isfinite(value).all() for value in trained.values())
+    weights = [name for name in trained if name.endswith("weight")]
+    assert len(weights) == len(neck_layers(net))
+    # CWD does not see what is constant in a channel: a bias learns nothing
+    assert [name for name in weights if torch.equal(trained[name], drawn[name])] == []
 
 
 def test_equal_widths_need_no_projector(net: nn.Module) -> None:
@@ -185,10 +193,11 @@ def test_the_teacher_learns_nothing(
     net: nn.Module, wide_net: nn.Module, job: Callable[..., TrainingJob]
 ) -> None:
     teacher = deepcopy(wide_net).train().requires_grad_(True)  # as it must not stay
-    train(deepcopy(net), job(optimizer="AdamW"), Silent(), "test", [Distillation([teacher], [TERM])])
-    before = wide_net.state_dict()
-    changed = [name for name, value in teacher.state_dict().items() if not torch.equal(value, before[name])]
-    assert changed == []  # weights and BatchNorm statistics alike
+    distillation = Distillation([teacher], [TERM])
+    train(deepcopy(net), job(optimizer="AdamW"), Silent(), "test", [distillation])
+    before, after = wide_net.state_dict(), teacher.state_dict()
+    # weights and BatchNorm statistics alike
+    assert [name for name in before if not torch.equal(after[name], before[name])] == []
     assert not teacher.training
     assert all(p.grad is None and not p.requires_grad for p in teacher.parameters())
 
@@ -197,10 +206,10 @@ def test_distillation_changes_what_the_student_learns(
     net: nn.Module, wide_net: nn.Module, job: Callable[..., TrainingJob], tmp_path: Path
 ) -> None:
     def kernel(folder: str, terms: list[FeatureTerm]) -> Tensor:
-        work = job()
-        work = TrainingJob(**{**vars(work), "folder": tmp_path / folder})
         extensions = [Distillation([deepcopy(wide_net)], terms)] if terms else []
-        return train(deepcopy(net), work, Silent(), "t", extensions).weights["model.15.cv2.conv.weight"]
+        work = replace(job(), folder=tmp_path / folder)
+        training = train(deepcopy(net), work, Silent(), "test", extensions)
+        return training.weights["model.15.cv2.conv.weight"]
 
     plain, weak = kernel("plain", []), kernel("weak", [FeatureTerm("cwd", cwd, 1e-6)])
     strong = kernel("strong", [FeatureTerm("cwd", cwd, 10.0)])
@@ -264,13 +273,12 @@ def test_a_teacher_with_other_strides_is_refused(net: nn.Module) -> None:
 
 
 def test_shared_strides_are_matched_by_stride_and_not_by_index(net: nn.Module) -> None:
-    from compress.models.build import build_model
-
     p6 = build_model(Path("yolov8n-p6.yaml"), NAMES, seed=0)
     distillation = Distillation([p6], [TERM])
     distillation.prepare(net, CPU, IMGSZ)
     ours, theirs = neck_layers(net), neck_layers(p6)
-    assert distillation.pupils[0].pairs == [(ours[stride], theirs[stride]) for stride in (8, 16, 32)]
+    expected = [(ours[stride], theirs[stride]) for stride in (8, 16, 32)]
+    assert distillation.pupils[0].pairs == expected
 
 
 def test_the_update_of_an_end_to_end_loss_is_passed_on(net: nn.Module) -> None:

@@ -37,7 +37,9 @@ def test_the_data_decide_the_number_of_classes_of_a_yaml(net_yaml: Path) -> None
     assert output_of(model, torch.zeros(1, 3, IMGSZ, IMGSZ)).shape[1] == 4 + 7
 
 
-def test_a_name_that_ultralytics_knows_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_that_ultralytics_knows_will_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     model = build_model(Path("yolov8n.yaml"), NAMES, seed=0)
     assert detect_head(model).nc == 3
@@ -99,7 +101,9 @@ BAD_YAMLS = {
     "text": "just words\n",
     "list": "- 1\n- 2\n",
     "no head": "nc: 3\nbackbone:\n  - [-1, 1, Conv, [8, 3, 2]]\n",
-    "unknown block": "nc: 3\nbackbone:\n  - [-1, 1, Konv, [8, 3, 2]]\nhead:\n  - [-1, 1, Detect, [nc]]\n",
+    "unknown block": (
+        "nc: 3\nbackbone:\n  - [-1, 1, Konv, [8, 3, 2]]\nhead:\n  - [-1, 1, Detect, [nc]]\n"
+    ),
     "broken": "nc: [\n",
     "no detector": (
         "nc: 3\nbackbone:\n  - [-1, 1, Conv, [8, 3, 2]]\nhead:\n  - [-1, 1, Conv, [8, 3, 2]]\n"

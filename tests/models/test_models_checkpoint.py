@@ -127,7 +127,9 @@ def test_a_damaged_file_is_named(damage: str, net: nn.Module, tmp_path: Path) ->
     assert str(file) in str(caught.value)
 
 
-@pytest.mark.parametrize("options", [{"_use_new_zipfile_serialization": False}, {"pickle_protocol": 4}])
+@pytest.mark.parametrize(
+    "options", [{"_use_new_zipfile_serialization": False}, {"pickle_protocol": 4}]
+)
 def test_other_formats_of_torch_are_named(
     options: dict[str, Any], net: nn.Module, tmp_path: Path
 ) -> None:

@@ -21,7 +21,13 @@ from compress.distill.extension import Distillation, FeatureTerm
 from compress.distill.losses import cwd
 from compress.models import trainer as trainer_module
 from compress.models.checkpoint import load_checkpoint, save_checkpoint
-from compress.models.trainer import ResumableTrainer, Training, TrainingExtension, TrainingJob, train
+from compress.models.trainer import (
+    ResumableTrainer,
+    Training,
+    TrainingExtension,
+    TrainingJob,
+    train,
+)
 from compress.progress import Task
 from compress.quantize.scales import ScaleTraining
 
@@ -266,9 +272,7 @@ def test_a_killed_process_goes_on(
     assert_equal(resumed, plain_straight)
 
 
-def test_a_finished_training_is_not_run_again(
-    plain: Case, data_yaml: Path, tmp_path: Path
-) -> None:
+def test_a_finished_training_is_not_run_again(plain: Case, data_yaml: Path, tmp_path: Path) -> None:
     first = plain.train(data_yaml, tmp_path, Silent(), epochs=1)
     never = KilledAt(1, killed)
     assert_equal(plain.train(data_yaml, tmp_path, never, epochs=1), first)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from compress.models.checkpoint import save_checkpoint
 from compress.models.evaluate import evaluate
-from compress.models.exportable import exportable, export_metadata, unfuse_into
+from compress.models.exportable import export_metadata, exportable, unfuse_into
 from compress.models.inspect import count_params, detect_head
 from compress.prune.prune import prune_model
 from export.float_onnx import export_float

@@ -14,6 +14,7 @@ from compress.pipeline.contract import Artifact
 from compress.pipeline.job import Job
 from compress.pipeline.keys import differences, key_material, key_of
 from compress.pipeline.links import Input, link_steps
+from compress.pipeline.stage_table import STAGES
 
 
 def material(job: Job, name: str = "finetune", table: Any = None, **inputs: str) -> dict[str, Any]:
@@ -23,6 +24,7 @@ def material(job: Job, name: str = "finetune", table: Any = None, **inputs: str)
     return key_material(step, job, given)
 
 
+KEPT = {"base": "7de2532698009463", "prune": "79998230764fb55e", "finetune": "42901948c6548afd"}
 DISTILL = {"losses": [{"kind": "cwd"}]}
 CHANGES: dict[str, Callable[[Job], dict[str, Any]]] = {
     "train.epochs 60 -> 80": lambda job: material(
@@ -75,15 +77,48 @@ def test_version_of_a_library_is_part_of_the_key(
         ({"finetune": {"name": "recover"}}, {}),
         ({"finetune": {"accept": {"map50": {"max_drop": 0.5}}}}, {}),
         ({"finetune": {"distill": DISTILL | {"teachers": ["base"]}}}, {}),
-        ({}, {"device": "0", "workers": 0}),
+        ({}, {"workers": 0}),
     ],
-    ids=["name", "gates", "reference of a teacher", "device and workers"],
+    ids=["name", "gates", "reference of a teacher", "workers"],
 )
 def test_what_does_not_change_the_result_leaves_the_key(
     desk: Desk, changes: dict[str, Any], top: dict[str, Any]
 ) -> None:
     name = changes.get("finetune", {}).get("name", "finetune")
     assert material(desk.job(recipe(changes, **top)), name) == material(desk.job())
+
+
+@pytest.mark.parametrize(
+    ("device", "kind"), [("0", "cuda"), ("3", "cuda"), ("cuda:1", "cuda"), ("mps", "mps")]
+)
+def test_the_kind_of_another_device_is_part_of_the_key(desk: Desk, device: str, kind: str) -> None:
+    job = desk.job(recipe(device=device))
+    for name in ("base", "teacher", "finetune", "qat"):
+        assert material(job, name) == {**material(desk.job(), name), "device": kind}
+    assert "device" not in material(desk.job())
+    assert material(job, "export") == material(desk.job(), "export")
+
+
+@pytest.mark.parametrize("name", ["ptq", "qat", "export", "bench"])
+def test_whatever_makes_or_measures_int8_is_in_its_key(name: str) -> None:
+    assert set(STAGES[name].libraries) == {
+        "torch",
+        "torchvision",
+        "ultralytics",
+        "numpy",
+        "opencv-python",
+        "onnx",
+        "onnxruntime",
+    }
+
+
+def test_keys_of_trainings_on_the_cpu_stay_what_they_are(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hours of work are stored under them: a change here must be one of ``version``."""
+    monkeypatch.setattr(keys, "version", lambda name: "1.0")
+    digests = {name: key_of(material(desk.job(), name))[:16] for name in KEPT}
+    assert digests == KEPT
 
 
 def test_defaults_written_out_leave_the_key(desk: Desk) -> None:

@@ -83,7 +83,7 @@ def test_same_stage_in_another_run_folder_waits_and_is_then_cached(desk: Desk) -
     first.start()
     assert started.wait(30)
     said = desk.lines.said
-    desk.lines.say = lambda message: (said.append(message), go_on.set())  # type: ignore[method-assign, assignment, func-returns-value]
+    desk.lines.say = lambda message, important=False: (said.append(message), go_on.set())  # type: ignore[method-assign, assignment, func-returns-value]
     other = type(desk.place)(desk.folder / "runs" / "other", desk.place.cache)
     assert desk.run(recipe(only=["base"]), place=other).ran == ()
     assert f"waiting for process {first.pid}" in said[0]

@@ -12,11 +12,13 @@ import pytest
 import yaml
 from pipeline_fakes import NAMES, Desk, Hook, recipe
 
+from bench.errors import BenchAlignmentError
 from compress.errors import CompressError, GateError
 from compress.pipeline.contract import Context
 from compress.pipeline.files import sha256_of
 from compress.pipeline.job import Place
 from compress.pipeline.plan import Selection
+from compress.pipeline.preflight import check_before_work
 from compress.recipe.schema import Recipe
 
 
@@ -108,6 +110,33 @@ def test_a_stage_that_fails_keeps_those_before_it(desk: Desk) -> None:
     assert run["error"] == "no such layer"
     assert [stage["name"] for stage in run["stages"]] == NAMES[:4]
     assert desk.run().ran == tuple(NAMES[4:])
+
+
+def test_a_stage_that_fails_leaves_a_report_of_those_before_it(desk: Desk) -> None:
+    with pytest.raises(CompressError):
+        desk.run(hook=failing("qat", CompressError("no such layer")))
+    assert desk.reports == [desk.place.run]
+    assert (desk.place.run / "recipe.yaml").is_file()
+
+
+def test_a_report_that_fails_too_does_not_hide_why_the_run_ended(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: Desk, folder: Path) -> NoReturn:
+        raise ModuleNotFoundError("matplotlib")
+
+    monkeypatch.setattr(Desk, "report", broken)
+    with pytest.raises(CompressError, match="no such layer"):
+        desk.run(hook=failing("qat", CompressError("no such layer")))
+    assert record(desk)["status"] == "failed"
+
+
+def test_a_bench_that_refuses_ragged_channels_is_a_missed_gate(desk: Desk) -> None:
+    with pytest.raises(BenchAlignmentError):
+        desk.run(hook=failing("bench", BenchAlignmentError("conv1 has 7 channels", {})))
+    assert record(desk)["status"] == "gate"
+    assert record(desk)["error"] == "conv1 has 7 channels"
+    assert desk.reports == [desk.place.run]
 
 
 def test_stopped_by_the_user(desk: Desk) -> None:
@@ -289,7 +318,8 @@ def test_labels_are_checked_before_the_first_stage_that_runs(
     def broken(data: object) -> NoReturn:
         raise CompressError("x.txt:1: class 7")
 
-    monkeypatch.setattr("compress.data.dataset.check_labels", broken)
+    monkeypatch.setattr("compress.pipeline.preflight.check_labels", broken)
+    monkeypatch.setattr(Desk, "check", lambda desk, *given: check_before_work(*given))
     assert desk.run().ran == ()
     with pytest.raises(CompressError, match="class 7"):
         desk.run(recipe(seed=1))

@@ -84,7 +84,8 @@ def test_group_magnitude_is_the_mean_over_all_slices_of_a_channel(
     random = torch.Generator().manual_seed(seed)
     whole = torch.arange(width)
     norms = [torch.tensor(side[: 2 * width]) for side in sides]
-    channels = [torch.cat([whole, whole])[torch.randperm(2 * width, generator=random)] for _ in norms]
+    orders = [torch.randperm(2 * width, generator=random) for _ in norms]
+    channels = [torch.cat([whole, whole])[order] for order in orders]
     found = group_magnitude(norms, channels, width)
     assert found.tolist() == pytest.approx(_slow_mean(norms, channels, width), rel=1e-5, abs=1e-6)
 

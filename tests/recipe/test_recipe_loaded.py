@@ -16,6 +16,7 @@ from recipe_texts import GOOD, load
 
 from compress.errors import Problem, RecipeError
 from compress.recipe import load_recipe
+from compress.recipe.tree import Fault
 
 PLAIN = (
     st.none()
@@ -123,7 +124,7 @@ def test_places_of_later_faults(tmp_path: Path) -> None:
     assert names == ["base", "teacher", "prune", "finetune", "qat", "export", "bench"]
 
     def place(*path: str | int) -> str:
-        return str(loaded.error(path, "is bad")).replace(f"{tmp_path}/", "")
+        return str(loaded.error([Fault(path, "is bad")])).replace(f"{tmp_path}/", "")
 
     assert place("data") == "recipe.yaml:5:7: is bad"
     assert place("stages", 2, "target", "macs") == "recipe.yaml:8:20: is bad"

@@ -266,3 +266,81 @@ def test_the_real_ultralytics_has_the_usual_yamls(
     assert "images/train" in failure(
         lambda: resolve_data("VisDrone.yaml", places, places / "cache")
     )
+
+
+LISTS = {
+    "one list": "train: lists/train.txt\nval: images/val\nnames: [a]\n",
+    "several": "names: [a]\ntrain:\n- lists/train.txt\n- images/extra\nval: images/val\n",
+    "with a root": "path: .\ntrain: lists/train.txt\nval: images/val\nnames: [a]\n",
+    "an alias": "train: &all lists/train.txt\nval: *all\nnames: [a]\n",
+}
+
+
+@pytest.mark.parametrize("text", LISTS.values(), ids=LISTS)
+def test_plain_lines_of_a_list_mean_the_same_to_ultralytics_from_any_folder(
+    places: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    utils = pytest.importorskip("ultralytics.data.utils")
+    base = pytest.importorskip("ultralytics.data.base")
+    root = make_images(places / "recipes" / "cells")
+    (root / "images" / "extra").mkdir()
+    (root / "images" / "extra" / "e.png").write_bytes(b"")
+    (root / "lists").mkdir()
+    (root / "lists" / "train.txt").write_text("../images/train/a.png\n\n  ./../images/val/a.png \n")
+    (root / "cells.yaml").write_text(text)
+    found = resolve_data("cells/cells.yaml", places / "recipes", places / "cache")
+    ours = load_dataset(found).splits
+    monkeypatch.chdir(places)
+    theirs = utils.check_det_dataset(str(found), autodownload=False)
+    read = base.BaseDataset.get_img_files
+    listed = type("Reader", (), {"prefix": "", "fraction": 1.0})()
+    for split in ("train", "val"):
+        files = [Path(file).resolve() for file in read(listed, theirs[split])]
+        assert files == [file.resolve() for file in ours[split]]
+        assert all(file.is_file() for file in files)
+
+
+def test_a_list_that_means_the_same_everywhere_is_taken_as_it_is(places: Path) -> None:
+    root = make_images(places / "recipes" / "cells")
+    (root / "train.txt").write_text(f"./images/train/a.png\n{root / 'images/val/a.png'}\n")
+    (root / "cells.yaml").write_text("train: train.txt\nval: images/val\nnames: [a]\n")
+    cache = places / "cache"
+    assert resolve_data("cells/cells.yaml", places / "recipes", cache) == root / "cells.yaml"
+
+
+def test_a_lost_image_is_told_with_the_users_own_list(places: Path) -> None:
+    root = make_images(places / "recipes" / "cells")
+    (root / "train.txt").write_text("images/train/a.png\nimages/train/lost.png\n")
+    (root / "cells.yaml").write_text("train: train.txt\nval: images/val\nnames: [a]\n")
+    found = resolve_data("cells/cells.yaml", places / "recipes", places / "cache")
+    assert f"{root / 'train.txt'}:2: no such image" in failure(lambda: load_dataset(found))
+
+
+@pytest.mark.parametrize("name", ["best.pt", "yolov8q.pt", "yolov8n-mine.pt", "sub/yolov8n.pt"])
+def test_a_download_is_offered_only_for_what_there_is(places: Path, name: str) -> None:
+    assert "--download" not in failure(lambda: resolve_model(name, places))
+
+
+def test_names_with_an_offer_are_released(places: Path) -> None:
+    downloads = pytest.importorskip("ultralytics.utils.downloads")
+    families = {"yolov8": "nsmlx", "yolo11": "nsmlx", "yolo12": "nsmlx", "yolov9": "tsmce"}
+    named = {f"{family}{scale}.pt" for family, scales in families.items() for scale in scales}
+    named |= {f"yolov5{scale}{size}u.pt" for scale in "nsmlx" for size in ("", "6")}
+    named |= {f"yolov3{kind}u.pt" for kind in ("", "-spp", "-tiny")} | {"yolov8n-oiv7.pt"}
+    offered = {name for name in named if "--download" in failure(_finding(name, places))}
+    assert offered == named
+    assert offered <= downloads.GITHUB_ASSETS_NAMES
+
+
+def _finding(name: str, folder: Path) -> Callable[[], object]:
+    return lambda: resolve_model(name, folder)
+
+
+def test_images_that_ultralytics_cannot_fetch_are_not_offered(places: Path, package: Path) -> None:
+    (package / "cfg" / "datasets" / "Own.yaml").write_text(yaml.safe_dump({"path": "Own", **DATA}))
+    for download_asked in (False, True):
+        message = failure(
+            lambda asked=download_asked: resolve_data("Own.yaml", places, places / "c", asked)
+        )
+        assert "--download" not in message
+        assert "are not there" in message

@@ -1,0 +1,174 @@
+"""What each runtime needs of its Q/DQ file, and that ONNX Runtime really runs it in INT8."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from export_nets import Exported, QdqGraph, export_all
+from torch import Tensor, nn
+
+from export.dialects import write_dialect
+from export.ranges import load_ranges
+
+
+def test_onnxruntime_convolutions_are_u8_in_s8_per_channel_int32_bias(
+    exported: Exported,
+) -> None:
+    graph, by_tensor = QdqGraph(exported.onnxruntime), exported.ranges.by_tensor()
+    for conv in graph.convs(exported.ranges):
+        source, weight, bias = conv.input
+        _, input_scale, input_zero = graph.dequantized(source)
+        integers, scales, zeros = graph.dequantized(weight)
+        biases, bias_scales, bias_zeros = graph.dequantized(bias)
+        assert input_zero.dtype == np.uint8
+        assert input_scale.shape == ()
+        assert integers.dtype == np.int8
+        assert zeros.dtype == np.int8
+        assert biases.dtype == np.int32
+        assert not zeros.any()
+        assert not bias_zeros.any()
+        assert scales.shape == bias_scales.shape == (len(integers),)
+        assert np.abs(integers.astype(int)).reshape(len(integers), -1).max(1).tolist() == [
+            127
+        ] * len(integers)
+        assert np.array_equal(bias_scales, scales * input_scale)
+        readers = graph.readers[conv.output[0]]
+        assert [reader.op_type for reader in readers] == ["QuantizeLinear"]
+        group = by_tensor[conv.output[0]]
+        assert graph.stored[readers[0].input[1]] == np.float32(group.scale)
+        assert graph.stored[readers[0].input[2]] == group.zero_point
+
+
+def test_onnxruntime_rounds_every_tensor_of_a_group_and_nothing_else(exported: Exported) -> None:
+    graph = QdqGraph(exported.onnxruntime)
+    rounded = [node.input[0] for node in graph.of_type("QuantizeLinear")]
+    assert sorted(rounded) == sorted(exported.ranges.by_tensor())
+    for node in graph.of_type("QuantizeLinear"):
+        readers = graph.readers[node.input[0]]
+        assert readers == [node]  # nobody reads past the rounding
+
+
+def test_the_bias_and_weight_of_a_file_are_those_of_the_net(exported: Exported) -> None:
+    graph, plain = QdqGraph(exported.onnxruntime), QdqGraph(exported.float_onnx)
+    names = {conv.name: conv for conv in plain.of_type("Conv")}
+    for conv in graph.convs(exported.ranges):
+        weight, bias = (plain.stored[name] for name in names[conv.name].input[1:])
+        integers, scales, _ = graph.dequantized(conv.input[1])
+        error = np.abs(integers * scales.reshape(-1, 1, 1, 1) - weight)
+        assert (error <= 0.501 * scales.reshape(-1, 1, 1, 1)).all()
+        biases, bias_scales, _ = graph.dequantized(conv.input[2])
+        assert (np.abs(biases * bias_scales - bias) <= 0.501 * bias_scales + 1e-7).all()
+
+
+def operators_as_run(path: Path, folder: Path) -> list[str]:
+    """Operators of the graph that ONNX Runtime makes of the file."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.optimized_model_filepath = str(folder / "as_run.onnx")
+    ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return [node.op_type for node in onnx.load(str(folder / "as_run.onnx")).graph.node]
+
+
+def test_onnxruntime_runs_every_int8_convolution_in_int8(
+    exported: Exported, tmp_path: Path
+) -> None:
+    operators = operators_as_run(exported.onnxruntime, tmp_path)
+    heads = 6
+    assert operators.count("QLinearConv") == len(exported.ranges.convs) == 53
+    assert operators.count("Conv") + operators.count("FusedConv") == heads
+    assert operators.count("QLinearSigmoid") == operators.count("QLinearMul") == 53
+    # in at the image, out before the heads' last convolutions: no other way through float
+    assert operators.count("QuantizeLinear") == 1
+    assert operators.count("DequantizeLinear") <= heads
+
+
+def test_a_float_first_layer_is_left_to_float_kernels(
+    net: nn.Module, images: Tensor, tmp_path: Path
+) -> None:
+    mixed = export_all(net, images, tmp_path, ["model.0"])
+    operators = operators_as_run(mixed.onnxruntime, tmp_path)
+    assert operators.count("QLinearConv") == len(mixed.ranges.convs) == 52
+    graph = QdqGraph(mixed.onnxruntime)
+    first = next(conv for conv in graph.of_type("Conv") if conv.input[0] == "images")
+    assert graph.stored[first.input[1]].dtype == np.float32
+
+
+def test_tensorrt_rounds_inputs_and_weights_of_convolutions_symmetrically_to_s8(
+    exported: Exported,
+) -> None:
+    graph, by_tensor = QdqGraph(exported.tensorrt), exported.ranges.by_tensor()
+    convs = graph.convs(exported.ranges)
+    for conv in convs:
+        source, weight, bias = conv.input
+        _, scale, zero = graph.dequantized(source)
+        integers, scales, zeros = graph.dequantized(weight)
+        assert zero.dtype == zeros.dtype == integers.dtype == np.int8
+        assert not zero.any()
+        assert not zeros.any()
+        assert scales.shape == (len(integers),)
+        assert graph.stored[bias].dtype == np.float32
+        quantize = graph.producer[graph.producer[source].input[0]]
+        group = by_tensor[quantize.input[0]]
+        assert 127 * scale == pytest.approx(max(-group.low, group.high), rel=1e-6)
+    sources = {graph.producer[conv.input[0]].output[0] for conv in convs}
+    assert len(graph.of_type("QuantizeLinear")) == len(sources)
+    assert len(graph.of_type("DequantizeLinear")) == len(sources) + len(convs)
+    for node in graph.of_type("DequantizeLinear"):
+        assert {reader.op_type for reader in graph.readers[node.output[0]]} == {"Conv"}
+    for values in graph.stored.values():
+        assert values.dtype not in (np.uint8, np.int32)
+
+
+def test_tensorrt_has_nothing_between_convolution_and_silu(exported: Exported) -> None:
+    graph = QdqGraph(exported.tensorrt)
+    for conv in graph.convs(exported.ranges):
+        readers = graph.readers[conv.output[0]]
+        assert sorted(reader.op_type for reader in readers) == ["Mul", "Sigmoid"]
+        (sigmoid,) = [reader for reader in readers if reader.op_type == "Sigmoid"]
+        (product,) = graph.readers[sigmoid.output[0]]
+        assert product.op_type == "Mul"
+        assert set(product.input) == {conv.output[0], sigmoid.output[0]}
+
+
+@pytest.mark.parametrize("dialect", ["onnxruntime", "tensorrt"])
+def test_int8_weights_are_stored_once_and_small(exported: Exported, dialect: str) -> None:
+    path: Path = getattr(exported, dialect)
+    model = onnx.load(str(path))
+    onnx.checker.check_model(model, full_check=True)
+    names = [tensor.name for tensor in model.graph.initializer]
+    used = {name for node in model.graph.node for name in node.input}
+    assert len(names) == len(set(names))
+    assert set(names) <= used
+    assert path.stat().st_size < 0.5 * exported.float_onnx.stat().st_size
+    plain = onnx.load(str(exported.float_onnx))
+    assert list(model.metadata_props) == list(plain.metadata_props)
+    assert [o.name for o in model.graph.output] == [o.name for o in plain.graph.output]
+
+
+def test_a_dialect_does_not_touch_its_sources(exported: Exported, tmp_path: Path) -> None:
+    before = exported.float_onnx.read_bytes()
+    exported.ranges.save(tmp_path / "ranges.json")
+    ranges = load_ranges(tmp_path / "ranges.json")
+    write_dialect("onnxruntime", exported.float_onnx, ranges, tmp_path / "again.onnx")
+    assert exported.float_onnx.read_bytes() == before
+    assert (tmp_path / "again.onnx").read_bytes() == exported.onnxruntime.read_bytes()
+
+
+def test_every_integer_of_a_weight_comes_from_its_own_layer(
+    net: nn.Module, images: Tensor, tmp_path: Path
+) -> None:
+    """Equal weights in two layers must not be taken for one layer."""
+    one, other = net.model[2].m[0].cv1, net.model[2].m[0].cv2
+    other.load_state_dict(one.state_dict())
+    exported = export_all(net, images, tmp_path)
+    assert len(exported.ranges.convs) == 53
+    graph = QdqGraph(exported.onnxruntime)
+    twins = [c for c in graph.convs(exported.ranges) if c.name.startswith("/model.2/m.0/")]
+    first, second = (graph.dequantized(conv.input[1])[0] for conv in twins)
+    assert np.array_equal(first, second)
+    names = {tensor.name for tensor in onnx.load(str(exported.float_onnx)).graph.initializer}
+    assert {"model.2.m.0.cv1.conv.weight", "model.2.m.0.cv2.conv.weight"} <= names

@@ -1,0 +1,154 @@
+"""What quantization, export and bench look at, and what they refuse."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from small_nets import IMGSZ, Silent, settled_net
+from stage_chain import Chain, artifact, run_stage
+from torch import Tensor, nn
+
+import compress.stages.export as export_stage
+from bench.errors import BenchAlignmentError
+from compress.data.dataset import DataSet, load_dataset
+from compress.errors import CompressError
+from compress.models.build import build_model
+from compress.models.checkpoint import load_checkpoint, save_checkpoint
+from compress.pipeline.contract import Artifact, Context
+from compress.recipe.schema import TrainStage
+from compress.stages import train
+from export.errors import ExportError
+from export.ranges import load_ranges
+
+
+def replace_by_noise(images: Path) -> None:
+    for path in sorted(images.iterdir()):
+        noise = np.random.default_rng(0).integers(0, 2, (160, 160, 3)) * 255
+        cv2.imwrite(str(path), noise.astype(np.uint8))
+
+
+@pytest.mark.parametrize("split", ["val", "train"])
+def test_ranges_come_from_the_train_split_alone(chain: Chain, tmp_path: Path, split: str) -> None:
+    """Absurd images in val change nothing; in train they do."""
+    source = chain.data.yaml.parent
+    copy = tmp_path / "copy"
+    shutil.copytree(source, copy)
+    replace_by_noise(copy / "images" / split)
+    absurd = load_dataset(copy / chain.data.yaml.name)
+    assert all(path.is_relative_to(copy) for path in absurd.splits["train"])
+    inputs = {"checkpoint": chain.checkpoint("finetune")}
+    ran = run_stage({"stage": "ptq"}, inputs, absurd, tmp_path / "run")
+    same = ran.hashes()["ranges"] == chain.ran["ptq"].hashes()["ranges"]
+    assert same == (split == "val")
+
+
+def test_options_of_calibration_reach_the_ranges(chain: Chain, tmp_path: Path) -> None:
+    inputs = {"checkpoint": chain.checkpoint("finetune")}
+    widths = []
+    for index, calibration in enumerate(
+        [{"method": "minmax"}, {"percentile": 99.0}, {"method": "minmax", "images": 1}]
+    ):
+        config = {"stage": "ptq", "calibration": calibration, "float_layers": ["model.0"]}
+        ran = run_stage(config, inputs, chain.data, tmp_path / str(index))
+        ranges = load_ranges(ran.files["ranges"])
+        assert "model.0.conv" not in ranges.convs
+        widths.append(sum(group.high - group.low for group in ranges.groups))
+    assert widths[1] < widths[0]
+    assert widths[2] < widths[0]
+
+
+def test_a_float_layer_that_matches_nothing_is_refused(chain: Chain, tmp_path: Path) -> None:
+    inputs = {"checkpoint": chain.checkpoint("finetune")}
+    with pytest.raises(ExportError, match=r"'model\.77' matches no convolution"):
+        run_stage({"stage": "ptq", "float_layers": ["model.77"]}, inputs, chain.data, tmp_path)
+
+
+def test_export_without_ranges_gives_float_files_only(chain: Chain, tmp_path: Path) -> None:
+    inputs = {"checkpoint.base": chain.checkpoint("base")}
+    config = {"stage": "export", "targets": ["onnxruntime", "tensorrt"]}
+    ran = run_stage(config, inputs, chain.data, tmp_path)
+    assert ran.files.keys() == {"base"}
+
+
+def test_export_refuses_ranges_of_another_checkpoint(
+    chain: Chain, net_yaml: Path, tmp_path: Path
+) -> None:
+    yaml = tmp_path / "deep.yaml"
+    yaml.write_text(net_yaml.read_text().replace("depth_multiple: 0.33", "depth_multiple: 0.67"))
+    save_checkpoint(build_model(yaml, chain.data.names, 0), tmp_path / "deep.pt")
+    inputs = {
+        "checkpoint.deep": artifact(tmp_path / "deep.pt"),
+        "ranges": chain.ran["qat"].artifact("ranges"),
+    }
+    with pytest.raises((CompressError, ExportError), match="another model"):
+        run_stage({"stage": "export"}, inputs, chain.data, tmp_path / "run")
+
+
+@pytest.fixture
+def sure(net_yaml: Path, images: Tensor, tmp_path: Path) -> Artifact:
+    """A checkpoint that is sure of something on every image."""
+    save_checkpoint(settled_net(net_yaml, images), tmp_path / "sure.pt")
+    return artifact(tmp_path / "sure.pt")
+
+
+def test_export_measures_how_far_a_file_is_off(
+    sure: Artifact, dataset: DataSet, tmp_path: Path
+) -> None:
+    config = {"stage": "export", "parity_images": 3}
+    ran = run_stage(config, {"checkpoint.base": sure}, dataset, tmp_path / "run")
+    parity = ran.metrics["parity"]["base"]
+    assert parity["cells"] > 50
+    assert parity["worst_score"] < 1e-3
+    assert parity["box"] < 0.01
+
+
+def test_export_refuses_a_file_that_computes_something_else(
+    sure: Artifact, dataset: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write: Callable[..., None] = export_stage.export_float
+
+    def wrong(module: nn.Module, *args: Any) -> None:
+        module.model[0].conv.bias.data += 0.5
+        write(module, *args)
+
+    monkeypatch.setattr(export_stage, "export_float", wrong)
+    with pytest.raises(CompressError, match=r"base\.onnx"):
+        run_stage({"stage": "export"}, {"checkpoint.base": sure}, dataset, tmp_path / "run")
+
+
+def test_bench_refuses_ragged_channels_by_layer_and_measures_nothing(
+    chain: Chain, tmp_path: Path
+) -> None:
+    graphs = {
+        f"graph.{key}": artifact(path)
+        for key, path in chain.ran["export"].files.items()
+        if key in {"base", "int8-onnxruntime"}
+    }
+    config = {"stage": "bench", "align": 64, "min_seconds": 0.1}
+    with pytest.raises(
+        BenchAlignmentError, match=r"int8-onnxruntime .*/model\.0/conv/Conv"
+    ) as error:
+        run_stage(config, graphs, chain.data, tmp_path / "run")
+    assert error.value.exit_code == 3
+    assert not list((tmp_path / "run" / "out").iterdir())
+
+
+def test_a_stage_takes_its_seed_from_the_context(chain: Chain, tmp_path: Path) -> None:
+    """Else `seed:` of a recipe would do nothing."""
+    out, scratch = tmp_path / "out", tmp_path / "scratch"
+    out.mkdir()
+    context = Context(chain.data, IMGSZ, 0, "cpu", 0, out, scratch, Silent())
+    config = TrainStage.model_validate({"stage": "train", "when": "never"})
+    _, inputs = chain.asked["base"]
+    weights = []
+    for seed in (0, 1):
+        train.run(config, inputs, replace(context, seed=seed))
+        weights.append(load_checkpoint(out / "model.pt").state_dict()["model.0.conv.weight"])
+    assert not bool((weights[0] == weights[1]).all())
