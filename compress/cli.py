@@ -283,9 +283,10 @@ def _validate_files(loaded: LoadedRecipe, place: Place, download: bool) -> dict[
     with read_only(place.cache) as cache:
         job = _prepare(loaded, cache, download)
         skipped = check_what_can_be(job, link_steps(job.recipe), cache)
+    yaml = job.data.yaml  # may have been drawn or copied only for this look
     return {
         "files": [str(artifact.path) for artifact in job.named.values()],
-        "data": str(job.data.yaml),
+        "data": str(yaml) if yaml.is_file() else loaded.recipe.data,
         "images": [f"{len(paths)} {split}" for split, paths in job.data.splits.items()],
         **({"skipped": skipped} if skipped else {}),
     }

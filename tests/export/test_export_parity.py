@@ -54,7 +54,7 @@ def silence(net: nn.Module, weight: float) -> None:
             layer.conv.weight.data[::2] = 0.0
 
 
-@pytest.mark.parametrize("weight", [0.0, 1e-12, 1e-6])
+@pytest.mark.parametrize("weight", [0.0, 1e-6])
 def test_the_bias_of_a_dead_channel_is_kept(
     net: nn.Module, images: Tensor, tmp_path: Path, weight: float
 ) -> None:
@@ -98,7 +98,7 @@ def test_end_to_end(exported: Exported, images: Tensor) -> None:
         assert against_float.box < 2.0
 
 
-@pytest.mark.parametrize("opset", [13, 17, 20])
+@pytest.mark.parametrize("opset", [13, 20])
 def test_every_opset_computes_the_same(
     exported: Exported, images: Tensor, tmp_path: Path, opset: int
 ) -> None:

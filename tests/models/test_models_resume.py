@@ -28,6 +28,7 @@ from compress.models.trainer import (
     TrainingJob,
     train,
 )
+from compress.models.training_state import read_state, write_state
 from compress.progress import Task
 from compress.quantize.scales import ScaleTraining
 
@@ -270,6 +271,25 @@ def test_a_killed_process_goes_on(
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()[-2000:]
     resumed = train(load_checkpoint(student), job(data_yaml, folder), Silent(), "again")
     assert_equal(resumed, plain_straight)
+
+
+def test_a_state_is_replaced_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "state.pt"
+    write_state({"epoch": 1}, file)
+
+    def die(*_: object) -> None:
+        raise Killed
+
+    for name in ("fsync", "replace"):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, name, die)
+            with pytest.raises(Killed):
+                write_state({"epoch": 2}, file)
+        assert read_state(file) == {"epoch": 1}
+    write_state({"epoch": 2}, file)
+    assert read_state(file) == {"epoch": 2}
 
 
 def test_a_finished_training_is_not_run_again(plain: Case, data_yaml: Path, tmp_path: Path) -> None:

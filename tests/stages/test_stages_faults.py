@@ -21,9 +21,11 @@ from compress.data.dataset import DataSet, load_dataset
 from compress.errors import CompressError
 from compress.models.build import build_model
 from compress.models.checkpoint import load_checkpoint, save_checkpoint
+from compress.models.evaluate import Accuracy
 from compress.pipeline.contract import Artifact, Context
+from compress.quantize.simulation import QUANTIZERS
 from compress.recipe.schema import TrainStage
-from compress.stages import train
+from compress.stages import checkpoints, train
 from export.errors import ExportError
 from export.ranges import load_ranges
 
@@ -51,17 +53,37 @@ def test_ranges_come_from_the_train_split_alone(chain: Chain, tmp_path: Path, sp
 
 def test_options_of_calibration_reach_the_ranges(chain: Chain, tmp_path: Path) -> None:
     inputs = {"checkpoint": chain.checkpoint("finetune")}
-    widths = []
-    for index, calibration in enumerate(
-        [{"method": "minmax"}, {"percentile": 99.0}, {"method": "minmax", "images": 1}]
-    ):
-        config = {"stage": "ptq", "calibration": calibration, "float_layers": ["model.0"]}
-        ran = run_stage(config, inputs, chain.data, tmp_path / str(index))
+    plain = load_ranges(chain.ran["ptq"].files["ranges"])  # percentile 99.999, all images
+
+    def narrower(name: str, config: dict[str, Any]) -> float:
+        """Share of the groups whose range is narrower than without these options."""
+        ran = run_stage({"stage": "ptq", **config}, inputs, chain.data, tmp_path / name)
         ranges = load_ranges(ran.files["ranges"])
-        assert "model.0.conv" not in ranges.convs
-        widths.append(sum(group.high - group.low for group in ranges.groups))
-    assert widths[1] < widths[0]
-    assert widths[2] < widths[0]
+        assert ("model.0.conv" in ranges.convs) == ("float_layers" not in config)
+        before = {g.tensors[0]: g.high - g.low for g in plain.groups}
+        after = {g.tensors[0]: g.high - g.low for g in ranges.groups}
+        return sum(after[t] < 0.999 * before[t] for t in after) / len(after)
+
+    assert narrower("cut", {"calibration": {"percentile": 97.0}}) > 0.5
+    few = {"calibration": {"method": "minmax", "images": 1}, "float_layers": ["model.0"]}
+    assert narrower("few", few) > 0.1
+
+
+def test_the_map_of_ptq_is_measured_in_int8(
+    chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[Any] = []
+
+    def evaluate(model: nn.Module, *args: Any, **kwargs: Any) -> Accuracy:
+        measured.append(model)
+        return Accuracy(0.5, 0.25)
+
+    monkeypatch.setattr(checkpoints, "evaluate", evaluate)
+    inputs = {"checkpoint": chain.checkpoint("finetune")}
+    ran = run_stage({"stage": "ptq"}, inputs, chain.data, tmp_path)
+    assert (ran.metrics["map50"], ran.metrics["map50_95"]) == (0.5, 0.25)
+    (model,) = measured
+    assert hasattr(model, QUANTIZERS)
 
 
 def test_a_float_layer_that_matches_nothing_is_refused(chain: Chain, tmp_path: Path) -> None:
@@ -93,8 +115,11 @@ def test_export_refuses_ranges_of_another_checkpoint(
 
 @pytest.fixture
 def sure(net_yaml: Path, images: Tensor, tmp_path: Path) -> Artifact:
-    """A checkpoint that is sure of something on every image."""
-    save_checkpoint(settled_net(net_yaml, images), tmp_path / "sure.pt")
+    """A checkpoint that sees something in every cell, and is not chaotic."""
+    model = settled_net(net_yaml, images)
+    for branch in [*model.model[-1].cv2, *model.model[-1].cv3]:
+        branch[-1].weight.data *= 0.05
+    save_checkpoint(model, tmp_path / "sure.pt")
     return artifact(tmp_path / "sure.pt")
 
 
@@ -107,6 +132,20 @@ def test_export_measures_how_far_a_file_is_off(
     assert parity["cells"] > 50
     assert parity["worst_score"] < 1e-3
     assert parity["box"] < 0.01
+
+
+def test_export_measures_int8_files_against_the_simulation(
+    sure: Artifact, dataset: DataSet, tmp_path: Path
+) -> None:
+    ptq = run_stage({"stage": "ptq"}, {"checkpoint": sure}, dataset, tmp_path / "ptq")
+    inputs = {"checkpoint.ptq": sure, "ranges": ptq.artifact("ranges")}
+    config = {"stage": "export", "targets": ["onnxruntime", "tensorrt"], "parity_images": 3}
+    ran = run_stage(config, inputs, dataset, tmp_path / "run")
+    for name, limit in {"ptq": 1e-4, "int8-onnxruntime": 0.02, "int8-tensorrt": 0.04}.items():
+        parity = ran.metrics["parity"][name]
+        assert parity["cells"] > 100
+        assert parity["score"] < limit
+        assert f"{name}: on {parity['cells']} confident cells" in " ".join(ran.metrics["notes"])
 
 
 def test_export_refuses_a_file_that_computes_something_else(
