@@ -30,14 +30,13 @@ class Parity:
     cells: int
 
 
-def run_onnx(path: Path, images: Sequence[Array], threads: int = 0) -> list[Array]:
+def run_onnx(path: Path, images: Sequence[Array]) -> list[Array]:
     """Outputs of the ONNX file for each image (1, 3, H, W), in ONNX Runtime on the CPU.
 
     Raises:
         ExportError: if ONNX Runtime cannot load or run the file, or it gives NaN.
     """
     options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
     options.log_severity_level = 3
     try:
         session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

@@ -53,10 +53,6 @@ class GraphEditor:
         """The nodes of the float graph."""
         return list(self.model.graph.node)
 
-    def weight(self, name: str) -> Array:
-        """Values of an initializer."""
-        return self._weights[name]
-
     def constant(self, name: str, values: Array) -> str:
         """Add an initializer; gives its name."""
         self._new[name] = numpy_helper.from_array(np.asarray(values, order="C"), name)

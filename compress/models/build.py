@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -20,6 +20,25 @@ from compress.models.quiet import quiet_ultralytics
 def knows_classes(model: nn.Module, names: dict[int, str]) -> bool:
     """Whether the model predicts exactly these classes, in this order."""
     return class_names(model) == names
+
+def require_classes(model: nn.Module, names: Mapping[int, str], what: str) -> None:
+    """Refuse a model that does not predict ``names``, showing both lists.
+
+    Raises:
+        CompressError: naming ``what`` the model is.
+    """
+    if not knows_classes(model, dict(names)):
+        raise CompressError(
+            f"{what} predicts other classes than the data have.\n"
+            f"  it predicts: {_short(class_names(model))}\n"
+            f"  data: {_short(names)}\n"
+            "Train it on these data first: a `train` stage with `when: classes_differ` does."
+        )
+
+
+def _short(names: Mapping[int, str], shown: int = 8) -> str:
+    listed = ", ".join(f"{i}: {name}" for i, name in sorted(names.items())[:shown])
+    return listed + (f", ... ({len(names)} in all)" if len(names) > shown else "")
 
 
 def build_model(source: Path, names: dict[int, str], seed: int) -> nn.Module:

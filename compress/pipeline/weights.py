@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -48,7 +48,9 @@ def weight_faults(job: Job, steps: Sequence[Step]) -> list[Fault]:
             if weights.reference not in models:
                 models[weights.reference] = _detector(job.named[weights.reference].path)
             if weights.as_is:
-                _require_classes(models[weights.reference], job.data.names, weights.what)
+                from compress.models.build import require_classes
+
+                require_classes(models[weights.reference], job.data.names, weights.what)
             if weights.is_base:
                 faults += _pattern_faults(models[weights.reference], job, steps)
         except CompressError as error:
@@ -82,24 +84,6 @@ def _detector(file: Path) -> nn.Module:
     except CompressError as error:
         raise CompressError(f"{file}: {error}") from error
     return model
-
-
-def _require_classes(model: nn.Module, names: dict[int, str], what: str) -> None:
-    from compress.models.build import knows_classes
-    from compress.models.checkpoint import class_names
-
-    if not knows_classes(model, names):
-        raise CompressError(
-            f"{what} predicts other classes than the data have.\n"
-            f"  it predicts: {_short(class_names(model))}\n"
-            f"  data: {_short(names)}\n"
-            "Train it on these data first: a `train` stage with `when: classes_differ` does."
-        )
-
-
-def _short(names: Mapping[int, str], shown: int = 8) -> str:
-    listed = ", ".join(f"{i}: {name}" for i, name in sorted(names.items())[:shown])
-    return listed + (f", ... ({len(names)} in all)" if len(names) > shown else "")
 
 
 def _pattern_faults(base: nn.Module, job: Job, steps: Sequence[Step]) -> Iterator[Fault]:

@@ -10,9 +10,8 @@ from torch import nn
 
 from compress.distill.extension import Distillation, FeatureTerm
 from compress.distill.losses import cwd
-from compress.errors import CompressError
-from compress.models.build import knows_classes
-from compress.models.checkpoint import class_names, load_checkpoint, save_checkpoint
+from compress.models.build import require_classes
+from compress.models.checkpoint import load_checkpoint, save_checkpoint
 from compress.models.evaluate import evaluate
 from compress.models.inspect import count_macs, count_params
 from compress.models.trainer import Training, TrainingExtension, TrainingJob, train
@@ -70,19 +69,8 @@ def distillation(
 
 
 def check_classes(model: nn.Module, context: Context, what: str) -> None:
-    """Refuse a model whose classes are not the data's, showing both lists."""
-    if not knows_classes(model, context.data.names):
-        raise CompressError(
-            f"{what} predicts other classes than the data have.\n"
-            f"  it predicts: {_short(class_names(model))}\n"
-            f"  data: {_short(context.data.names)}\n"
-            "Train it on these data first: a `train` stage with `when: classes_differ` does."
-        )
-
-
-def _short(names: Mapping[int, str], shown: int = 8) -> str:
-    listed = ", ".join(f"{i}: {name}" for i, name in sorted(names.items())[:shown])
-    return listed + (f", ... ({len(names)} in all)" if len(names) > shown else "")
+    """Refuse a model whose classes are not the data's."""
+    require_classes(model, context.data.names, what)
 
 
 def checkpoint_result(
