@@ -92,7 +92,10 @@ def _draw_image(root: Path, split: str, number: int, random: np.random.Generator
 
 
 def settled_net(yaml: Path, images: Tensor, seed: int = 0) -> nn.Module:
-    """A net whose BatchNorms differ from each other and fit ``images``, in eval mode."""
+    """A net whose BatchNorms differ from each other and fit ``images``, in eval mode.
+
+    It knows nothing, but finds boxes of all classes and sizes.
+    """
     model = build_model(yaml, NAMES, seed)
     torch.manual_seed(seed)
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
@@ -100,9 +103,12 @@ def settled_net(yaml: Path, images: Tensor, seed: int = 0) -> nn.Module:
         norm.weight.data.uniform_(0.5, 1.5)
         norm.bias.data.normal_(0, 0.3)
         norm.momentum = None  # plain averages over the passes below
-    for branch in model.model[-1].cv3:
-        branch[-1].weight.data.normal_(0, 0.3)
-        branch[-1].bias.data.zero_()  # scores around one half, not around nothing
+    bins = torch.arange(16.0)
+    for boxes, classes in zip(model.model[-1].cv2, model.model[-1].cv3, strict=True):
+        boxes[-1].weight.data.normal_(0, 0.1)
+        boxes[-1].bias.data = torch.cat([-(bins - 1.5).abs()] * 4)  # about three strides wide
+        classes[-1].weight.data.normal_(0, 0.3)
+        classes[-1].bias.data.zero_()  # scores around one half, not around nothing
     with torch.no_grad():
         model.train()
         for _ in range(2):

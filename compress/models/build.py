@@ -21,6 +21,7 @@ def knows_classes(model: nn.Module, names: dict[int, str]) -> bool:
     """Whether the model predicts exactly these classes, in this order."""
     return class_names(model) == names
 
+
 def require_classes(model: nn.Module, names: Mapping[int, str], what: str) -> None:
     """Refuse a model that does not predict ``names``, showing both lists.
 

@@ -7,7 +7,7 @@ nothing of it reaches a checkpoint.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,9 +35,7 @@ class TrainingJob:
     """What to train on, and how.
 
     ``images`` is the size of the train split, ``folder`` outlives a kill, ``arguments`` are
-    training arguments of ultralytics. ``average_over`` is the share of the run's steps that the
-    moving average of the weights spans; None leaves ultralytics' own, which spans up to 10 000
-    steps and has barely begun to average when a short run ends.
+    training arguments of ultralytics.
     """
 
     data: Path
@@ -48,17 +46,6 @@ class TrainingJob:
     workers: int
     folder: Path
     arguments: Mapping[str, Any]
-    average_over: float | None = None
-
-    @property
-    def batches(self) -> int:
-        """Steps of one epoch."""
-        return -(-self.images // int(self.arguments["batch"]))
-
-    @property
-    def steps(self) -> int:
-        """Steps of the whole run."""
-        return self.batches * int(self.arguments["epochs"])
 
 
 @dataclass
@@ -130,8 +117,6 @@ class ResumableTrainer(DetectionTrainer):
 
     def attach(self) -> None:
         """After the weights' average is copied: wrap the loss, then pick up a saved state."""
-        if self.job.average_over is not None:
-            self.ema.decay = averaging_decay(self.job.steps * self.job.average_over)
         model = unwrap_model(self.model)
         model.criterion = model.init_criterion()
         for extension in self.extensions:
@@ -181,15 +166,6 @@ class ResumableTrainer(DetectionTrainer):
 
     def final_eval(self) -> None:
         """Nothing: the stage measures the saved weights itself."""
-
-
-def averaging_decay(span: float) -> Callable[[int], float]:
-    """Decay of a moving average that spans the last ``span`` steps, by the number of updates.
-
-    It begins as a plain mean of all steps so far, so that the first weights are soon forgotten.
-    """
-    longest = min(1 - 1 / max(span, 1.0), 0.9999)
-    return lambda updates: min(longest, updates / (updates + 1))
 
 
 def _overrides(job: TrainingJob) -> dict[str, Any]:
@@ -257,7 +233,8 @@ def _run(
         trainer = ResumableTrainer(job, extensions)
         student.requires_grad_(True)  # a loaded checkpoint comes frozen
         trainer.model = student
-        with progress.task(title, job.steps) as bar:
+        batches = -(-job.images // job.arguments["batch"])
+        with progress.task(title, batches * job.arguments["epochs"]) as bar:
             trainer.bar = bar
             try:
                 trainer.train()

@@ -20,7 +20,10 @@ from ultralytics.utils.torch_utils import init_seeds, unwrap_model
 
 
 def seed_epoch(trainer: BaseTrainer, seed: int, epoch: int) -> None:
-    """Make shuffle and augmentation of one epoch a function of ``seed`` and ``epoch`` alone."""
+    """Make shuffle and augmentation of one epoch a function of ``seed`` and ``epoch`` alone.
+
+    Exact without loading workers, which is how ultralytics trains on a CPU; workers run ahead.
+    """
     epoch_seed = seed * 100_003 + epoch + 1
     init_seeds(epoch_seed, deterministic=trainer.args.deterministic)
     loader = trainer.train_loader

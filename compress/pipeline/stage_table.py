@@ -57,7 +57,7 @@ STAGES: StageTable = {
         StageKind("prune", 1, ("checkpoint",), ("checkpoint",), _QUANTIZED, libraries=_PRUNE),
         StageKind(
             "finetune",
-            2,
+            1,
             takes=("checkpoint", "teachers"),
             gives=("checkpoint",),
             cannot_follow=_QUANTIZED,
@@ -73,7 +73,7 @@ STAGES: StageTable = {
         ),
         StageKind(
             "qat",
-            2,
+            1,
             takes=("checkpoint", "teachers"),
             gives=("checkpoint", "ranges"),
             cannot_follow=_QUANTIZED,

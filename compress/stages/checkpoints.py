@@ -19,8 +19,6 @@ from compress.pipeline.contract import Artifact, Context, StageResult
 from compress.recipe.schema import Distill, TrainArguments
 
 CHECKPOINT_FILE = "model.pt"
-# of a finetune's steps; the base is trained as stock ultralytics would train it
-AVERAGE_OVER = 0.05
 
 
 def fit(
@@ -29,7 +27,6 @@ def fit(
     context: Context,
     title: str,
     extensions: Sequence[TrainingExtension] = (),
-    average_over: float | None = None,
 ) -> Training:
     """Train ``student`` on the recipe's data; goes on where a killed run stopped."""
     job = TrainingJob(
@@ -41,7 +38,6 @@ def fit(
         workers=context.workers,
         folder=context.scratch,
         arguments=arguments.model_dump(),
-        average_over=average_over,
     )
     return train(student, job, context.progress, title, extensions)
 

@@ -8,7 +8,6 @@ from compress.models.checkpoint import load_checkpoint
 from compress.pipeline.contract import Artifact, Context, StageResult
 from compress.recipe.schema import FinetuneStage
 from compress.stages.checkpoints import (
-    AVERAGE_OVER,
     check_classes,
     checkpoint_result,
     distillation,
@@ -23,6 +22,6 @@ def run(config: FinetuneStage, inputs: Mapping[str, Artifact], context: Context)
     student = load_checkpoint(student_file)
     check_classes(student, context, "the student")
     extensions = distillation(config.distill, inputs, context)
-    training = fit(student, config.train, context, config.name, extensions, AVERAGE_OVER)
+    training = fit(student, config.train, context, config.name, extensions)
     model = with_weights(load_checkpoint(student_file), training)
     return checkpoint_result(model, context, metrics={"curves": training.curves})

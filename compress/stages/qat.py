@@ -10,13 +10,7 @@ from compress.pipeline.contract import Artifact, Context, StageResult
 from compress.quantize.scales import ScaleTraining
 from compress.quantize.simulation import Simulation
 from compress.recipe.schema import QatStage
-from compress.stages.checkpoints import (
-    AVERAGE_OVER,
-    check_classes,
-    distillation,
-    fit,
-    with_weights,
-)
+from compress.stages.checkpoints import check_classes, distillation, fit, with_weights
 from compress.stages.quantization import calibrated, quantized_result
 
 
@@ -26,7 +20,7 @@ def run(config: QatStage, inputs: Mapping[str, Artifact], context: Context) -> S
     check_classes(parent, context, "the student")
     student = calibrated(parent, config, context)
     extensions = [*distillation(config.distill, inputs, context), ScaleTraining()]
-    training = fit(student.model, config.train, context, config.name, extensions, AVERAGE_OVER)
+    training = fit(student.model, config.train, context, config.name, extensions)
     trained = Simulation(fused_copy(parent), student.placement)
     with_weights(trained.model, training)
     return quantized_result(trained, parent, config, context, metrics={"curves": training.curves})

@@ -26,7 +26,7 @@ from export.float_onnx import INPUT_NAME, OUTPUT_NAME, export_float
 from export.parity import run_onnx
 
 
-@pytest.mark.parametrize("spread", [0.0, 1.0, 10.0, 80.0])
+@pytest.mark.parametrize("spread", [0.0, 1.0, 10.0, 80.0, 500.0])
 @pytest.mark.parametrize("bins", [16, 8])
 def test_expected_distance_is_dfl(spread: float, bins: int) -> None:
     torch.manual_seed(0)

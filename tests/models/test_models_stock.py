@@ -114,7 +114,6 @@ def test_stock_ultralytics_loads_validates_and_predicts_without_us(
     for path, model in files.items():
         found = stock["found"][str(path)]
         ours = evaluate(path if path.suffix == ".onnx" else model, agreeing, IMGSZ)
-        print(path.name, ours, found)
         assert found["map"] == pytest.approx([ours.map50, ours.map50_95], abs=1e-6)
         assert ours.map50 >= ours.map50_95 > 0
         assert {int(k): v for k, v in found["names"].items()} == NAMES
@@ -122,7 +121,9 @@ def test_stock_ultralytics_loads_validates_and_predicts_without_us(
         if path.suffix == ".pt":
             assert found["params"] == count_params(model)
     maps = [stock["found"][str(path)]["map"][1] for path in files]
-    assert maps[0] > 0.5 > maps[1]  # base, pruned
-    assert maps[3] == pytest.approx(maps[1], abs=0.01)  # the pruned net's ONNX file
+    base, pruned, quantized, graph = maps
+    assert base > 2 * pruned
+    assert quantized == pytest.approx(pruned, abs=1e-3)  # in float, ranges change nothing
+    assert graph == pytest.approx(pruned, abs=1e-3)
     widths = {stock["found"][str(path)].get("params") for path in files}
     assert len(widths) == 3  # dense, pruned, none for ONNX

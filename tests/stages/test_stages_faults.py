@@ -6,13 +6,16 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+import torch
+from pydantic import TypeAdapter
 from small_nets import IMGSZ, Silent, settled_net
-from stage_chain import Chain, artifact, run_stage
+from stage_chain import TRAIN, Chain, artifact, run_stage
 from torch import Tensor, nn
 
 import compress.stages.export as export_stage
@@ -22,10 +25,13 @@ from compress.errors import CompressError
 from compress.models.build import build_model
 from compress.models.checkpoint import load_checkpoint, save_checkpoint
 from compress.models.evaluate import Accuracy
+from compress.models.exportable import fused_copy
+from compress.models.trainer import Training
 from compress.pipeline.contract import Artifact, Context
 from compress.quantize.simulation import QUANTIZERS
-from compress.recipe.schema import TrainStage
-from compress.stages import checkpoints, train
+from compress.recipe.schema import PtqStage, Stage, TrainStage
+from compress.stages import checkpoints, finetune, qat, train
+from compress.stages.quantization import calibration_images
 from export.errors import ExportError
 from export.ranges import load_ranges
 
@@ -84,6 +90,48 @@ def test_the_map_of_ptq_is_measured_in_int8(
     assert (ran.metrics["map50"], ran.metrics["map50_95"]) == (0.5, 0.25)
     (model,) = measured
     assert hasattr(model, QUANTIZERS)
+
+
+@pytest.fixture
+def context(chain: Chain, tmp_path: Path) -> Context:
+    out, scratch = tmp_path / "out", tmp_path / "scratch"
+    out.mkdir()
+    return Context(chain.data, IMGSZ, 0, "cpu", 0, out, scratch, Silent())
+
+
+def test_the_seed_chooses_the_calibration_images(context: Context) -> None:
+    config = PtqStage.model_validate({"stage": "ptq", "calibration": {"images": 5}})
+    paths = calibration_images(config, context).paths
+    assert len(set(paths)) == 5
+    assert set(paths) <= set(context.data.splits["train"])
+    assert calibration_images(config, context).paths == paths
+    assert calibration_images(config, replace(context, seed=1)).paths != paths
+
+
+@pytest.mark.parametrize("stage", [finetune, qat])
+def test_what_a_training_gives_is_saved_and_not_the_student_it_leaves(
+    chain: Chain, context: Context, monkeypatch: pytest.MonkeyPatch, stage: ModuleType
+) -> None:
+    """A training's result is the average of its best epoch; the student has the last one's."""
+    given: dict[str, Tensor] = {}
+
+    def fit(student: nn.Module, *args: Any) -> Training:
+        for key, value in student.state_dict().items():
+            given[key] = value + 0.01 if value.is_floating_point() else value.clone()
+        return Training(given, {"loss": [1.0]})
+
+    monkeypatch.setattr(stage, "fit", fit)
+    name = stage.__name__.rpartition(".")[2]
+    config = TypeAdapter(Stage).validate_python({"stage": name, "train": TRAIN})
+    result = stage.run(config, {"checkpoint": chain.checkpoint("finetune")}, context)
+    model = load_checkpoint(context.out / result.files["checkpoint"])
+    saved = (fused_copy(model) if stage is qat else model).state_dict()
+    assert torch.equal(saved["model.4.cv1.conv.weight"], given["model.4.cv1.conv.weight"])
+    assert result.metrics["curves"] == {"loss": [1.0]}
+    if stage is qat:
+        before = load_ranges(chain.ran["ptq"].files["ranges"])
+        after = load_ranges(context.out / result.files["ranges"])
+        assert [g.scale for g in before.groups] != [g.scale for g in after.groups]
 
 
 def test_a_float_layer_that_matches_nothing_is_refused(chain: Chain, tmp_path: Path) -> None:
@@ -179,15 +227,14 @@ def test_bench_refuses_ragged_channels_by_layer_and_measures_nothing(
     assert not list((tmp_path / "run" / "out").iterdir())
 
 
-def test_a_stage_takes_its_seed_from_the_context(chain: Chain, tmp_path: Path) -> None:
+def test_a_stage_takes_its_seed_from_the_context(chain: Chain, context: Context) -> None:
     """Else `seed:` of a recipe would do nothing."""
-    out, scratch = tmp_path / "out", tmp_path / "scratch"
-    out.mkdir()
-    context = Context(chain.data, IMGSZ, 0, "cpu", 0, out, scratch, Silent())
     config = TrainStage.model_validate({"stage": "train", "when": "never"})
     _, inputs = chain.asked["base"]
     weights = []
     for seed in (0, 1):
         train.run(config, inputs, replace(context, seed=seed))
-        weights.append(load_checkpoint(out / "model.pt").state_dict()["model.0.conv.weight"])
+        weights.append(
+            load_checkpoint(context.out / "model.pt").state_dict()["model.0.conv.weight"]
+        )
     assert not bool((weights[0] == weights[1]).all())
