@@ -38,7 +38,8 @@ def _column(title: str, path: Path, images: Sequence[Path], imgsz: int) -> list[
             result = model.predict(
                 str(image), imgsz=imgsz, conf=CONFIDENCE, verbose=False, device="cpu", save=False
             )[0]
-            pictures.append(_titled(_scaled(result.plot(line_width=2)), title))
+            thin = max(1, round(min(result.orig_shape) / 240))  # labels grow with the line
+            pictures.append(_titled(_scaled(result.plot(line_width=thin)), title))
     return pictures
 
 

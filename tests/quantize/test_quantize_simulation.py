@@ -84,8 +84,11 @@ def test_a_float_layer_keeps_its_weights_and_the_rest_stays_simulated(
     }
     modules, before = dict(part.model.named_modules()), output_of(part.model, images)
     for name in kept:
-        modules[name].weight.data = quantize_weight(modules[name].weight.data)
-    assert (output_of(part.model, images) - before).abs().median() > 1e-3  # was not rounded before
+        weight = modules[name].weight.data
+        modules[name].weight.data = quantize_weight(weight)
+        changed = (output_of(part.model, images) - before).abs().median()
+        assert changed > 1e-3, name  # so it was not rounded before
+        modules[name].weight.data = weight
 
 
 def test_a_copy_is_simulated_too_and_lives_its_own_life(net: nn.Module, images: Tensor) -> None:
