@@ -98,10 +98,11 @@ def plan_channels(
     align: int,
     max_pruned: float,
 ) -> PrunePlan:
-    """Choose the channels to remove so that ``keep_macs`` of the MACs remain, within 1 %.
+    """Choose the channels to remove so that ``keep_macs`` of the MACs remain.
 
-    Blocks of ``align`` channels go in the order of their mean score over all units. No unit loses
-    more than ``max_pruned`` of its channels, and what remains is a multiple of ``align``.
+    Within 1 %, or as close below as blocks of ``align`` channels allow. The blocks go in the order
+    of their mean score over all units. Past what alignment takes, no unit loses more than
+    ``max_pruned`` of its channels, and what remains is a multiple of ``align``.
 
     Raises:
         CompressError: if the target is out of reach; says what can be reached.
@@ -111,9 +112,7 @@ def plan_channels(
     target = keep_macs * before
     _align_widths(state, units, align)
     while state.macs > target * (1 + TOLERANCE):
-        candidates = sorted(
-            (c for c in _candidates(state, units, align, max_pruned)), key=lambda c: c.score
-        )
+        candidates = sorted(_candidates(state, units, align, max_pruned), key=lambda c: c.score)
         if not candidates:
             raise CompressError(
                 f"prune: {keep_macs:.0%} of the MACs cannot be reached: with align {align} and at "

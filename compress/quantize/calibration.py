@@ -67,10 +67,10 @@ def percentile_range(
 def calibrate(
     simulation: Simulation, batches: Iterable[Tensor], method: str, percentile: float
 ) -> None:
-    """Set every group's range from the values that the float model computes on ``batches``.
+    """Set every group's range from the activations, not yet rounded, that ``batches`` cause.
 
     Args:
-        simulation: on a fused float model.
+        simulation: on a fused float model; its INT8 convolutions have rounded weights.
         batches: images (N, 3, H, W) in [0, 1]; run through twice for percentiles.
         method: ``minmax`` or ``percentile``.
         percentile: see ``percentile_range``; used by that method only.
@@ -92,7 +92,7 @@ def calibrate(
 
 
 def clipped_shares(simulation: Simulation, batches: Iterable[Tensor]) -> list[float]:
-    """For each group, the share of the float model's values that its range cuts off."""
+    """For each group, the share of the activations that its range cuts off."""
     counters = [
         _Outside(*range_of(quantizer), fixed=simulation.fixed_range(group) is not None)
         for group, quantizer in zip(simulation.points, simulation.quantizers, strict=True)

@@ -86,7 +86,7 @@ def _summary_columns(run: Run) -> tuple[Column, ...]:
         *_texts("Stage"),
         *_figures("Params", "MACs", "MB"),
         *_accuracy_columns(["PyTorch, val", *exported]),
-        Column("to base", "Points"),
+        Column("to base", "Points on val"),
         *(Column(title, "Latency") for title in ("p50 ms", "FPS", "speedup")),
     )
 

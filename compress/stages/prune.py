@@ -8,6 +8,7 @@ from compress.models.checkpoint import load_checkpoint
 from compress.models.inspect import conv_widths
 from compress.pipeline.contract import Artifact, Context, StageResult
 from compress.prune.prune import prune_model
+from compress.prune.solver import TOLERANCE
 from compress.recipe.schema import PruneStage
 from compress.stages.checkpoints import checkpoint_result
 
@@ -29,5 +30,19 @@ def run(config: PruneStage, inputs: Mapping[str, Artifact], context: Context) ->
     return checkpoint_result(
         pruned.model,
         context,
-        metrics={"channels": channels, "macs_kept": kept, "macs_target": config.target.macs},
+        metrics={
+            "channels": channels,
+            "macs_kept": kept,
+            "macs_target": config.target.macs,
+            "notes": _notes(kept, config),
+        },
     )
+
+
+def _notes(kept: float, config: PruneStage) -> list[str]:
+    if abs(kept / config.target.macs - 1) <= TOLERANCE:
+        return []
+    return [
+        f"{kept:.1%} of the MACs are left where {config.target.macs:.1%} were asked for: blocks of "
+        f"{config.align} channels come no closer"
+    ]

@@ -67,15 +67,8 @@ def test_the_bias_of_a_dead_channel_is_kept(
 
 @pytest.mark.parametrize("activation", ["ReLU()", "Hardswish()"])
 def test_other_activations_too(
-    activation: str,
-    net_yaml: Path,
-    images: Tensor,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    activation: str, net_yaml: Path, images: Tensor, tmp_path: Path
 ) -> None:
-    from ultralytics.nn.modules import Conv
-
-    monkeypatch.setattr(Conv, "default_act", Conv.default_act)  # the yaml's key changes the class
     yaml = tmp_path / "other.yaml"
     yaml.write_text(f"activation: nn.{activation}\n{net_yaml.read_text()}")
     exported = export_all(settled_net(yaml, images), images, tmp_path)

@@ -226,15 +226,8 @@ def test_an_untrained_net_can_be_simulated(net_yaml: Path, images: Tensor) -> No
 
 @pytest.mark.parametrize("activation", ["ReLU()", "LeakyReLU(0.1)", "Hardswish()", "Identity()"])
 def test_other_activations_are_rounded_too(
-    activation: str,
-    net_yaml: Path,
-    images: Tensor,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    activation: str, net_yaml: Path, images: Tensor, tmp_path: Path
 ) -> None:
-    from ultralytics.nn.modules import Conv
-
-    monkeypatch.setattr(Conv, "default_act", Conv.default_act)  # the yaml's key changes the class
     yaml = tmp_path / "other.yaml"
     yaml.write_text(f"activation: nn.{activation}\n{net_yaml.read_text()}")
     simulation = simulated(settled_net(yaml, images), images)
