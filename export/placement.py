@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
 import onnx
 
 from export.errors import ExportError
+from export.patterns import matching
 
 # operators that move values without changing them: their inputs and outputs share one scale
 _MOVING = frozenset({"Concat", "MaxPool", "Resize", "Split"})
@@ -129,13 +129,13 @@ def _conv_modules(graph: onnx.GraphProto, initializers: set[str]) -> dict[str, s
 def _matching(names: set[str], patterns: Sequence[str]) -> set[str]:
     found: set[str] = set()
     for pattern in patterns:
-        matched = {n for n in names if fnmatchcase(n, pattern) or fnmatchcase(n, f"{pattern}.*")}
+        matched = matching(names, pattern)
         if not matched:
             raise ExportError(
                 f"float_layers: '{pattern}' matches no convolution. Names look like "
                 f"{', '.join(sorted(names)[:3])}; '*' matches any text."
             )
-        found |= matched
+        found.update(matched)
     return found
 
 

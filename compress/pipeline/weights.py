@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +12,7 @@ from compress.pipeline.job import Job, written_at
 from compress.pipeline.links import FromRecipe, Step
 from compress.recipe.schema import TrainStage
 from compress.recipe.tree import Fault, KeyPath
+from export.patterns import matching
 
 if TYPE_CHECKING:
     from torch import nn
@@ -91,7 +91,7 @@ def _pattern_faults(base: nn.Module, job: Job, steps: Sequence[Step]) -> Iterato
 
     layers = list(conv_widths(base))
     for path, pattern in _patterns(job, steps):
-        if not any(fnmatchcase(n, pattern) or fnmatchcase(n, f"{pattern}.*") for n in layers):
+        if not matching(layers, pattern):
             like = ", ".join(layers[:_SHOWN])
             yield Fault(
                 path,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from itertools import groupby
 
 import torch
@@ -17,6 +16,7 @@ from compress.models.inspect import conv_costs, dfl_convs, head_outputs
 from compress.prune.groups import ChannelGroup, DependencyGraph
 from compress.prune.scores import group_magnitude, lamp, squared_norms
 from compress.prune.solver import Effect, Layer, PrunePlan, Unit, plan_channels
+from export.patterns import matching
 
 # the search for groups does not end where attention reshapes channels into heads
 _UNFOLLOWED = frozenset({"Attention", "AAttn"})
@@ -82,7 +82,7 @@ def _matching(model: nn.Module, patterns: Sequence[str]) -> list[str]:
     names = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
     matched: list[str] = []
     for pattern in patterns:
-        found = [n for n in names if fnmatchcase(n, pattern) or fnmatchcase(n, f"{pattern}.*")]
+        found = matching(names, pattern)
         if not found:
             raise CompressError(f"prune: `ignore` pattern '{pattern}' matches no layer.")
         matched += found
