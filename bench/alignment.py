@@ -13,11 +13,13 @@ from bench.optional import require
 Side = Literal["input", "output"]
 
 IMAGE = "the image's channels"
-HEAD = "an output of the net: its channels are classes, box bins or coordinates"
+HEAD = "an output of the net: its channels are classes, box bins, coordinates or masks"
 BOX_BINS = "the bins of the box distribution (DFL)"
 
 # Where an operator's weights stand among its inputs; its data stands at 0.
 _WEIGHT_INPUT = {"Conv": 1, "ConvTranspose": 1, "ConvInteger": 1, "QLinearConv": 3}
+# what else reads channels, at the end of a classifier
+_DENSE = {"Gemm", "QGemm"}
 _SOFTMAX = {"Softmax", "QLinearSoftmax"}
 _SHAPE_KEEPING = {"DequantizeLinear", "QuantizeLinear", "Cast", "Identity"}
 
@@ -66,8 +68,8 @@ def conv_sides(path: Path, exempt: Mapping[str, str] | None = None) -> list[Conv
     """Both sides of every convolution in graph order, channels counted over all groups.
 
     Exempt is what no pruning can change, found by reachability: the input of a convolution with no
-    other before it (the image), the output of one with none but the DFL's behind it (the head's
-    outputs), and the DFL's own input.
+    other before it (the image), the output of one with no layer but the DFL's behind it (the
+    head's outputs), and the DFL's own input.
 
     Raises:
         BenchError: the file cannot be read, has no convolution, or lacks a layer of ``exempt``.
@@ -140,11 +142,12 @@ class _Graph:
         return found
 
     def _tensors_before_a_conv(self) -> set[str]:
-        """Tensors that some convolution depends on; the DFL's, being no feature map, left out."""
+        """Tensors that some layer depends on; the DFL's, being no feature map, left out."""
         found: set[str] = set()
         for node in reversed(self._nodes):
             leads_to_conv = bool(found.intersection(node.output))
-            if leads_to_conv or (_is_conv(node) and not self._is_dfl(node)):
+            reads = node.op_type in _DENSE or (_is_conv(node) and not self._is_dfl(node))
+            if leads_to_conv or reads:
                 found.update(node.input)
         return found
 

@@ -202,8 +202,8 @@ def bench(
     min_seconds: Annotated[float, typer.Option(min=0, help="Least time of measuring")] = 5.0,
     min_count: Annotated[int, typer.Option(min=1, help="Least samples a file")] = 64,
     align: Annotated[
-        int | None, typer.Option(min=1, help="Refuse channels that are no multiple of this")
-    ] = None,
+        str, typer.Option(help="Refuse channels that are no multiple of this, or of a device's")
+    ] = "",
     shape: Annotated[
         str, typer.Option(help="Input of files that leave it open, such as 1,3,640,640")
     ] = "",
@@ -221,7 +221,7 @@ def bench(
             min_seconds=min_seconds,
             min_count=min_count,
             shape=_shape(shape),
-            align=align,
+            align=_align(align),
         )
     if as_json:
         output.show_json(result)
@@ -236,6 +236,17 @@ def _shape(text: str) -> list[int] | None:
     if min(sizes) < 1:
         raise CompressError(f"--shape {text}: give whole numbers from 1, such as 1,3,640,640")
     return sizes
+
+
+def _align(text: str) -> int | None:
+    from bench.profiles import alignment_of
+
+    if not text or text.isdecimal():
+        return int(text) if text else None
+    try:
+        return alignment_of(text)
+    except ValueError as error:
+        raise CompressError(f"--align {error}") from error
 
 
 def _run(

@@ -62,6 +62,8 @@ def show_run(folder: Path, ran: Sequence[str], as_json: bool) -> None:
     from compress.report import summary_table
 
     show(summary_table(record))
+    for trial in record.get("trials", ()):
+        typer.echo(_trial(trial))
     if not ran and record["status"] == "done":
         typer.echo(f"All {len(record['stages'])} stages are cached: nothing had to run.")
     typer.echo(f"Report: {reports['html']}")
@@ -86,5 +88,12 @@ def show_fields(fields: Mapping[str, Any]) -> None:
         typer.echo(f"{name}: {text}")
 
 
+def _trial(trial: Mapping[str, Any]) -> str:
+    target = ", ".join(f"{unit} {value:g}" for unit, value in trial["target"].items())
+    verdict = "holds" if trial["passed"] else "misses its gate"
+    return f"Trial {trial['trial']}: '{trial['prune']}' to {target}: '{trial['stage']}' {verdict}"
+
+
 def _verdict(step: PlannedStep) -> str:
-    return f"{step.state}: {step.reason}" if step.reason else step.state
+    verdict = f"{step.state}: {step.reason}" if step.reason else step.state
+    return f"{verdict} ({step.note})" if step.note else verdict

@@ -99,6 +99,6 @@ def make_context(dataset: DataSet, tmp_path: Path) -> Callable[[str], Context]:
         out, scratch = tmp_path / name / "out", tmp_path / name / "scratch"
         out.mkdir(parents=True)
         scratch.mkdir()
-        return Context(dataset, 64, 0, "cpu", 0, out, scratch, Silent())
+        return Context(dataset, 64, 0, "cpu", 0, out, scratch, scratch, Silent())
 
     return make

@@ -13,6 +13,9 @@ from torch import Tensor, nn
 
 from compress.models.build import build_model
 from compress.progress import Task
+from compress.prune.cost import keep_share
+from compress.prune.prune import prune_model
+from compress.prune.solver import Rules
 from compress.quantize.calibration import calibrate
 from compress.quantize.prepare import simulate
 from compress.quantize.simulation import Simulation
@@ -116,6 +119,11 @@ def settled_net(yaml: Path, images: Tensor, seed: int = 0) -> nn.Module:
     for norm in norms:
         norm.momentum = 0.03
     return model.eval().requires_grad_(False)
+
+
+def pruned_copy(model: nn.Module, keep: float, align: int = 4) -> nn.Module:
+    """A copy that keeps this share of its MACs."""
+    return prune_model(model, keep_share(model, IMGSZ, "macs", keep), Rules(align=align)).model
 
 
 def output_of(model: nn.Module, images: Tensor) -> Tensor:

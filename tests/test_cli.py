@@ -67,7 +67,8 @@ def fake_stages(map50: float = 0.8, behave: Behaviour | None = None) -> Callable
                 behave(kind.name, context)
             (context.out / "model.pt").write_text(f"{config!r}")
             value = map50 if kind.name == "finetune" else 0.8
-            return StageResult({"checkpoint": "model.pt"}, {"map50": value, "map50_95": value / 2})
+            metrics = {"map50": value, "map50_95": value / 2, "timing": {"speedup_ci": [1.1, 1.2]}}
+            return StageResult({"checkpoint": "model.pt"}, metrics)
 
         return work
 
@@ -156,6 +157,25 @@ def test_plan_and_dry_run_say_hit_or_miss_and_why(home: Path) -> None:
         ]
     steps = json.loads(call("plan", "r.yaml", "--json").stdout)["steps"]
     assert [step["state"] for step in steps] == ["hit", "hit", "miss"]
+
+
+def test_trials_of_a_back_off_are_told_by_run_and_plan(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(StageKind, "function", fake_stages(0.2))
+    eased = RECIPE.replace("max_drop: 0.1}", "max_drop: 0.1}, back_off: {tries: 1}")
+    (home / "r.yaml").write_text(eased)
+    assert "'prune' is eased and run again" in call("plan", "r.yaml").stdout
+    done = call("run", "r.yaml", "--json")
+    assert done.exit_code == 3
+    assert "misses its accept gate in all 2 trials" in done.stderr
+    trials = json.loads(done.stdout)["trials"]
+    assert [trial["target"] for trial in trials] == [{"macs": 0.4}, {"macs": 0.55}]
+    assert (
+        "Trial 2: 'prune' to macs 0.55: 'finetune' misses its gate"
+        in call("report", "runs/r").stdout
+    )
+    assert "prune     hit (trial 2: target macs 0.55)" in call("plan", "r.yaml").stdout
 
 
 def test_from_until_and_force(home: Path) -> None:
@@ -455,7 +475,8 @@ from compress.pipeline.stage_table import StageKind
 
 def work(config, inputs, context):
     (context.out / "model.pt").write_text(repr(config))
-    return StageResult({"checkpoint": "model.pt"}, {"map50": 0.8, "map50_95": 0.4})
+    metrics = {"map50": 0.8, "map50_95": 0.4, "timing": {"speedup_ci": [1.1, 1.2]}}
+    return StageResult({"checkpoint": "model.pt"}, metrics)
 
 StageKind.function = lambda kind: work
 preflight.weight_faults = lambda job, steps: []

@@ -84,14 +84,7 @@ class OnnxRuntimeCpu:
 
     def _session(self, runtime: Any) -> Any:
         _check_file(self._path)
-        options = runtime.SessionOptions()
-        options.intra_op_num_threads = self._threads
-        options.inter_op_num_threads = 1
-        options.execution_mode = runtime.ExecutionMode.ORT_SEQUENTIAL
-        options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_ALL
-        options.log_severity_level = 3
-        # Else the threads of one session spin on while the next one is being timed.
-        options.add_session_config_entry("session.force_spinning_stop", "1")
+        options = session_options(runtime, self._threads)
         try:
             session = runtime.InferenceSession(str(self._path), options, providers=[_PROVIDER])
         except Exception as error:  # as above
@@ -102,6 +95,19 @@ class OnnxRuntimeCpu:
             ) from error
         _check_provider(session.get_providers(), self._path)
         return session
+
+
+def session_options(runtime: Any, threads: int) -> Any:
+    """How every session of the bench runs: all optimisations, operators one after another."""
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = runtime.ExecutionMode.ORT_SEQUENTIAL
+    options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.log_severity_level = 3
+    # Else the threads of one session spin on while the next one is being timed.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    return options
 
 
 def _check_file(path: Path) -> None:

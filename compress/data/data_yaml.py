@@ -13,6 +13,19 @@ from compress.errors import CompressError
 
 
 @dataclass(frozen=True)
+class Keypoints:
+    """Of each object: ``shape`` is how many, and values of each (2: x, y; 3: and visibility).
+
+    ``flip`` maps each to its mirror image, empty where the data do not tell; ``sigmas`` are the
+    spreads that mAP allows them, empty for ultralytics' own.
+    """
+
+    shape: tuple[int, int]
+    flip: tuple[int, ...] = ()
+    sigmas: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
 class DataYaml:
     """Top-level ``values`` by key, and the line and column (from 1) of each key."""
 
@@ -42,6 +55,29 @@ class DataYaml:
         if count != len(names):
             raise self.fault(f"nc is {count}, but names has {len(names)} classes", "nc")
         return {number: str(names[number]) for number in range(len(names))}
+
+    def keypoints(self) -> Keypoints | None:
+        """What ``kpt_shape`` and its companions say; None where the data have no keypoints."""
+        shape = self.values.get("kpt_shape")
+        if shape is None:
+            return None
+        if not _whole_numbers(shape) or len(shape) != 2 or shape[0] < 1 or shape[1] not in (2, 3):
+            raise self.fault(
+                "kpt_shape must be two numbers: how many keypoints an object has, and 2 (x, y) or "
+                f"3 (and visibility); not {shape!r}",
+                "kpt_shape",
+            )
+        flip = self.values.get("flip_idx") or []
+        if flip and (not _whole_numbers(flip) or sorted(flip) != list(range(shape[0]))):
+            raise self.fault(
+                f"flip_idx must name each of the {shape[0]} keypoints 0..{shape[0] - 1} once: its "
+                "place in the mirrored picture",
+                "flip_idx",
+            )
+        sigmas = self.values.get("kpt_oks_sigmas") or []
+        if sigmas and (not isinstance(sigmas, list) or len(sigmas) != shape[0]):
+            raise self.fault(f"kpt_oks_sigmas must be {shape[0]} numbers", "kpt_oks_sigmas")
+        return Keypoints((shape[0], shape[1]), tuple(flip), tuple(map(float, sigmas)))
 
     def root(self) -> Path:
         """The folder that the splits count from: ``path:``, relative to the yaml's own folder."""
@@ -102,6 +138,10 @@ def _refuse_duplicates(source: DataYaml, node: yaml.MappingNode) -> None:
             mark = keys[twice[0]].start_mark
             place = f"{source.file}:{mark.line + 1}:{mark.column + 1}"
             raise CompressError(f"{place}: {what} {told[twice[0]]} is given twice; delete one")
+
+
+def _whole_numbers(values: object) -> bool:
+    return isinstance(values, list) and all(type(value) is int for value in values)
 
 
 def _place(error: yaml.YAMLError) -> str:

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from compress.data.data_yaml import DataYaml, read_data_yaml
-from compress.data.labels import Fault, label_faults
+from compress.data.data_yaml import DataYaml, Keypoints, read_data_yaml
+from compress.data.labels import Fault, RowForm, label_faults
 from compress.errors import CompressError
 
 # as ultralytics
@@ -25,12 +25,19 @@ class DataSet:
     """A data set on disk.
 
     ``names`` maps class 0, 1, ... to its name; ``splits`` maps ``train``, ``val`` and, where the
-    yaml has one, ``test`` to absolute image paths in sorted order.
+    yaml has one, ``test`` to absolute image paths in sorted order. ``keypoints`` is None where
+    the yaml has no ``kpt_shape``.
     """
 
     yaml: Path
     names: dict[int, str]
     splits: dict[str, tuple[Path, ...]]
+    keypoints: Keypoints | None = None
+
+    @property
+    def keypoint_shape(self) -> tuple[int, int] | None:
+        """How many keypoints an object has, and values of each."""
+        return self.keypoints.shape if self.keypoints else None
 
 
 def label_path(image: Path) -> Path:
@@ -51,7 +58,8 @@ def load_dataset(yaml: Path) -> DataSet:
     source = read_data_yaml(yaml)
     names, root = source.names(), source.root()
     found = {split: _split_images(source, root, split) for split in SPLITS}
-    dataset = DataSet(source.file, names, {split: files for split, files in found.items() if files})
+    splits = {split: files for split, files in found.items() if files}
+    dataset = DataSet(source.file, names, splits, source.keypoints())
     for split in REQUIRED_SPLITS:
         require_labels(dataset, split, source)
     return dataset
@@ -74,19 +82,27 @@ def require_labels(dataset: DataSet, split: str, source: DataYaml | None = None)
     )
 
 
-def check_labels(dataset: DataSet) -> None:
+def check_labels(dataset: DataSet, task: str = "") -> None:
     """Read every label file and report all faulty rows at once.
 
-    An image without a label file is background and no fault.
+    An image without a label file is background and no fault. With a ``task`` (``segment``,
+    ``pose`` or ``obb``) every row must have what it needs: a polygon, keypoints, four corners.
 
     Raises:
-        CompressError: with the number of faults and the first ones as ``file:line: fault``.
+        CompressError: with the number of faults and the first ones as ``file:line: fault``, or
+            because the data yaml of a pose task tells no keypoints.
     """
+    if task == "pose" and dataset.keypoints is None:
+        raise CompressError(
+            f"{dataset.yaml}: no kpt_shape, so a pose model cannot be trained on these data. Add "
+            "e.g. `kpt_shape: [17, 3]`: keypoints of an object, and values of each"
+        )
+    form = RowForm(len(dataset.names), task, dataset.keypoint_shape)
     images = {image for files in dataset.splits.values() for image in files}
     faults = [
         f"{label}:{line}: {fault}"
         for label in sorted(map(label_path, images))
-        for line, fault in _label_faults(label, len(dataset.names))
+        for line, fault in _label_faults(label, form)
     ]
     if not faults:
         return
@@ -96,9 +112,9 @@ def check_labels(dataset: DataSet) -> None:
     raise CompressError("\n  ".join(lines) + "\nCorrect or delete these rows")
 
 
-def _label_faults(label: Path, classes: int) -> list[Fault]:
+def _label_faults(label: Path, form: RowForm) -> list[Fault]:
     try:
-        return label_faults(label.read_text(encoding="utf-8-sig"), classes)
+        return label_faults(label.read_text(encoding="utf-8-sig"), form)
     except FileNotFoundError:
         return []
     except UnicodeDecodeError:

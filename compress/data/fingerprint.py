@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 
 from compress.data.dataset import DataSet, label_path
@@ -12,7 +13,7 @@ from compress.data.memo import look_up
 
 
 def fingerprint(dataset: DataSet, memo: Path) -> str:
-    """Hash (64 hex digits) over names, splits, and every image and label by path and content.
+    """Hash (64 hex digits) over names, keypoints, and all images and labels by path and content.
 
     Paths count from the folder that all images share, so a copy elsewhere has the same hash.
     ``memo`` is a file that keeps the hash of each file under its size and time of change: the next
@@ -31,7 +32,10 @@ def fingerprint(dataset: DataSet, memo: Path) -> str:
         ]
         for split, files in dataset.splits.items()
     }
-    content = json.dumps({"names": dataset.names, "splits": splits}, sort_keys=True)
+    facts = {"names": dataset.names, "splits": splits}
+    if dataset.keypoints is not None:
+        facts["keypoints"] = asdict(dataset.keypoints)
+    content = json.dumps(facts, sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()
 
 

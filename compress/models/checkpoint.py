@@ -16,14 +16,16 @@ from typing import Any
 import torch
 from torch import nn
 from ultralytics import __version__ as ultralytics_version
-from ultralytics.nn.tasks import BaseModel, torch_safe_load
+from ultralytics.nn.tasks import BaseModel, guess_model_task, torch_safe_load
 
 from compress.errors import CompressError
 
 # classes of layers, models and losses; not the functions that lie beside them
 _KNOWN_CLASSES = re.compile(
-    r"(torch\.nn\.modules\.\w+|ultralytics\.nn\.(modules(\.\w+)?|tasks))\.[A-Z]\w*"
+    r"(torch\.nn\.modules\.\w+|ultralytics\.nn\.(modules(\.\w+)?|tasks))\.([A-Z]\w*|v10Detect)"
     r"|ultralytics\.utils\.(loss|tal)\.\w+"
+    # how a classifier's images are cut and scaled
+    r"|torchvision\.transforms\.(transforms\.[A-Z]\w*|functional\.InterpolationMode)"
 )
 # names that official checkpoints carry beside them: all of them build plain values
 _KNOWN_NAMES = frozenset(
@@ -92,12 +94,13 @@ def load_checkpoint(path: Path) -> nn.Module:
     return model
 
 
-def save_checkpoint(model: nn.Module, path: Path, task: str = "detect") -> None:
-    """Write ``model`` as a checkpoint of stock ultralytics, in float32.
+def save_checkpoint(model: nn.Module, path: Path) -> None:
+    """Write ``model`` as a checkpoint of stock ultralytics, in float32, for its own task.
 
     Nothing that changes from run to run (dates, paths) goes in, so equal weights give equal bytes.
     """
     model = deepcopy(model).float().eval().cpu()
+    task = guess_model_task(dict(model.yaml))
     for name, value in {"criterion": None, "args": {"task": task}, "pt_path": None}.items():
         model.__dict__.pop(name, None)  # always last: a pickle keeps the order of attributes
         setattr(model, name, value)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from ultralytics import YOLO
 
 from compress.models.quiet import quiet_ultralytics
+from compress.models.tasks import task_of_file
 
 Image = npt.NDArray[np.uint8]
 CONFIDENCE = 0.25
@@ -32,7 +33,7 @@ def draw_side_by_side(
 
 def _column(title: str, path: Path, images: Sequence[Path], imgsz: int) -> list[Image]:
     with quiet_ultralytics():
-        model = YOLO(str(path), task="detect")
+        model = YOLO(str(path), task=task_of_file(path).name)
         pictures = []
         for image in images:
             result = model.predict(

@@ -6,16 +6,22 @@ from copy import deepcopy
 
 import torch
 from torch import Tensor, nn
-from ultralytics.nn.modules import DFL, C2f
+from ultralytics.nn.modules import DFL, C2f, Detect
 
 from compress.models.checkpoint import class_names
-from compress.models.inspect import detect_head
+from compress.models.inspect import detect_head, is_end_to_end, model_head
 from compress.models.quiet import quiet_ultralytics
+from compress.models.tasks import keypoint_shape, task_of
 
 
 def fused_copy(model: nn.Module) -> nn.Module:
-    """A float32 copy in eval mode with BatchNorm folded into the convolutions before it."""
+    """A float32 copy in eval mode with BatchNorm folded into the convolutions before it.
+
+    Of an end-to-end head only the branch that needs no non-maximum suppression stays.
+    """
     copy = deepcopy(model).float().eval()
+    if is_end_to_end(copy):
+        copy.end2end = True
     copy.criterion = None
     with quiet_ultralytics():
         return copy.fuse(verbose=False)
@@ -66,29 +72,58 @@ class ExpectedDistance(nn.Module):
 
 
 def exportable(model: nn.Module) -> nn.Module:
-    """A fused copy whose output is one tensor (1, 4 + classes, cells): xywh pixels and scores."""
+    """A fused copy that gives decoded tensors, as stock ultralytics exports them.
+
+    Plain heads: (1, 4 + classes + extras, cells), boxes as xywh in pixels, then scores, then mask
+    coefficients, keypoints (x, y in pixels, visibility) or the angle in radians. End-to-end heads:
+    (1, detections, 6 + extras) as x1, y1, x2, y2 (of oriented boxes xywh), score, class, by falling
+    score. Segmentation gives the mask prototypes (1, masks, H / 4, W / 4) beside it. A classifier:
+    probabilities (1, classes).
+    """
     view = fused_copy(model)
-    head = detect_head(view)
-    head.export, head.format, head.shape = True, "onnx", None
-    if isinstance(head.dfl, DFL):
-        head.dfl = ExpectedDistance(head.reg_max)
+    head = model_head(view)
+    head.export = True
+    if isinstance(head, Detect):
+        head.format, head.shape = "onnx", None
+        if isinstance(head.dfl, DFL):
+            head.dfl = ExpectedDistance(head.reg_max)
     for layer in view.modules():
         if isinstance(layer, C2f) and type(layer).forward is C2f.forward:
             layer.forward = layer.forward_split  # a plain Split for runtimes, not a Slice pair
     return view
 
 
+def decoded_output(model: nn.Module, image: Tensor) -> Tensor:
+    """What the exported file's first output should be for ``image`` (1, 3, H, W), unfused."""
+    if is_end_to_end(model):
+        model.end2end = True
+    with torch.no_grad():
+        decoded = model.eval()(image)[0]
+    return decoded[0] if isinstance(decoded, tuple) else decoded
+
+
+def boxes_and_scores(model: nn.Module, output: Tensor) -> Tensor:
+    """The part of a decoded output that all tasks share: (1, 4 + scores, cells).
+
+    End-to-end outputs hold one score a detection, the others one a class.
+    """
+    if is_end_to_end(model):
+        return output[..., :5].transpose(1, 2)
+    return output[:, : 4 + detect_head(model).nc]
+
+
 def export_metadata(model: nn.Module, imgsz: int) -> dict[str, str]:
     """What ultralytics' own runtime reads from an exported file to decode its output."""
-    head = detect_head(model)
-    return {
-        "description": "YOLO detector",
-        "stride": str(int(max(head.stride))),
-        "task": "detect",
+    task, keypoints = task_of(model).name, keypoint_shape(model)
+    metadata = {
+        "description": f"YOLO model, task {task}",
+        "stride": str(int(max(model.stride))),
+        "task": task,
         "batch": "1",
         "imgsz": str([imgsz, imgsz]),
         "names": str(class_names(model)),
         "args": str({"nms": False}),
-        "end2end": "False",
+        "end2end": str(is_end_to_end(model)),
         "channels": "3",
     }
+    return metadata if keypoints is None else {**metadata, "kpt_shape": str(list(keypoints))}

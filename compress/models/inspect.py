@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import nn
-from ultralytics.nn.modules import DFL, OBB, Detect, Pose, Segment
+from ultralytics.nn.modules import DFL, Classify, Detect, RepConv
+from ultralytics.nn.modules.block import RepVGGDW
 
 from compress.errors import CompressError
+from compress.models.heads import HeadFacts
+from compress.models.tasks import keypoint_shape, task_of
+
+_COUNTED = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
+_TWIN = "one2one_"  # branches of end-to-end heads: what is exported of them
 
 
 @dataclass(frozen=True)
 class ConvCost:
-    """One convolution. ``positions`` is output height x width at the image size asked for."""
+    """One convolution or linear layer.
+
+    ``positions`` is how often each filter is applied to one image: output height x width, of a
+    transposed convolution input height x width, of a linear layer the number of vectors. It is 0
+    where the exported model does without the layer.
+    """
 
     kernel: int
     depthwise: bool
@@ -26,25 +37,46 @@ class ConvCost:
         return self.kernel * (1 if self.depthwise else inputs) * outputs * self.positions
 
 
-def detect_head(model: nn.Module) -> Detect:
-    """The model's detection head.
+def model_head(model: nn.Module) -> Detect | Classify:
+    """The model's last layer, of any task.
 
     Raises:
-        CompressError: if the model has none, or one for another task, or an end-to-end one.
+        CompressError: if it is no head of a known task.
     """
-    head = model.model[-1] if hasattr(model, "model") else model
-    what = type(head).__name__
-    if not isinstance(head, Detect) or isinstance(head, (Segment, Pose, OBB)):
+    task_of(model)
+    return model.model[-1] if hasattr(model, "model") else model
+
+
+def detect_head(model: nn.Module) -> Detect:
+    """The head that predicts on a pyramid: boxes, with masks, keypoints or angles.
+
+    Raises:
+        CompressError: if the model has none.
+    """
+    head = model_head(model)
+    if not isinstance(head, Detect):
         raise CompressError(
-            f"The model's last layer is {what}, not a plain detection head: only detection models "
-            "can be compressed so far. Give a detection model, such as yolov8n."
-        )
-    if getattr(head, "one2one_cv2", None) is not None:
-        raise CompressError(
-            f"The model's head {what} is end-to-end (YOLOv10, YOLO26): such heads cannot be "
-            "compressed yet. Give a model with a plain head, such as yolov8n."
+            f"The model's last layer is {type(head).__name__}: it has no boxes. Give a model for "
+            "detection, segmentation, pose or oriented boxes, such as yolov8n."
         )
     return head
+
+
+def head_facts(model: nn.Module) -> HeadFacts:
+    """Task, kind and keypoints of the model's head.
+
+    Raises:
+        CompressError: if it is no head of a known task.
+    """
+    return HeadFacts(task_of(model).name, is_end_to_end(model), keypoint_shape(model))
+
+
+def is_end_to_end(model: nn.Module) -> bool:
+    """Whether the head can predict without non-maximum suppression (YOLOv10, YOLO26).
+
+    Such a model is validated and exported that way: ultralytics' ``nms=False``.
+    """
+    return getattr(model_head(model), f"{_TWIN}cv2", None) is not None
 
 
 def neck_layers(model: nn.Module) -> dict[int, str]:
@@ -55,14 +87,35 @@ def neck_layers(model: nn.Module) -> dict[int, str]:
 
 
 def head_outputs(model: nn.Module) -> list[str]:
-    """Names of the head's last convolutions (boxes and classes): fixed in width."""
-    head = detect_head(model)
+    """Names of the head's layers whose outputs have a meaning, so that their width is fixed.
+
+    Boxes, classes, mask coefficients, keypoints, angles, and their one-to-one twins; the mask
+    prototypes, their semantic classes; of a classifier its linear layer.
+    """
+    head = model_head(model)
     prefix = next(name for name, module in model.named_modules() if module is head)
+    if isinstance(head, Classify):
+        return [f"{prefix}.linear"]
     names = []
-    for branch in ("cv2", "cv3", "one2one_cv2", "one2one_cv3"):
-        for level, layers in enumerate(getattr(head, branch, None) or ()):
-            names.append(f"{prefix}.{branch}.{level}.{len(layers) - 1}")
+    for branch, levels in head.named_children():
+        for level, layers in enumerate(levels if isinstance(levels, nn.ModuleList) else ()):
+            name = _last_bare_conv(layers)
+            names += [] if name is None else [f"{prefix}.{branch}.{level}{name}"]
+    proto = getattr(head, "proto", None)
+    if proto is not None:
+        names.append(f"{prefix}.proto.cv3.conv")
+        name = _last_bare_conv(getattr(proto, "semseg", None))
+        names += [] if name is None else [f"{prefix}.proto.semseg{name}"]
     return names
+
+
+def _last_bare_conv(layers: nn.Module | None) -> str | None:
+    """Where a branch ends: "" for itself, ".2" for its third layer; None for inner branches."""
+    if isinstance(layers, nn.Conv2d):
+        return ""
+    if isinstance(layers, nn.Sequential) and isinstance(layers[-1], nn.Conv2d):
+        return f".{len(layers) - 1}"
+    return None
 
 
 def dfl_convs(model: nn.Module) -> list[str]:
@@ -80,19 +133,33 @@ def _eval_mode(model: nn.Module) -> Iterator[None]:
         model.train(was_training)
 
 
-def conv_costs(model: nn.Module, imgsz: int) -> dict[str, ConvCost]:
-    """Name -> cost of every convolution that runs on one square image of ``imgsz`` pixels."""
-    costs: dict[str, ConvCost] = {}
+def filter_shape(layer: nn.Conv2d | nn.ConvTranspose2d | nn.Linear) -> tuple[int, int]:
+    """Channels that each filter of a convolution or linear layer sees, and how many there are."""
+    if isinstance(layer, nn.Linear):
+        return layer.in_features, layer.out_features
+    return layer.in_channels // layer.groups, layer.out_channels
 
-    def record(name: str, conv: nn.Conv2d, output: torch.Tensor) -> None:
-        kernel = conv.kernel_size[0] * conv.kernel_size[1]
-        depthwise = conv.groups > 1 and conv.groups == conv.in_channels
-        costs[name] = ConvCost(kernel, depthwise, output.shape[-2] * output.shape[-1])
+
+def conv_costs(model: nn.Module, imgsz: int) -> dict[str, ConvCost]:
+    """Name -> cost of every convolution and linear layer on one image of ``imgsz`` squared.
+
+    Counted is what the exported model runs: layers that only training uses, or that are folded
+    into another one (the second branch of a RepConv), cost nothing.
+    """
+    layers = {n: m for n, m in model.named_modules() if isinstance(m, _COUNTED)}
+    positions = dict.fromkeys(layers, 0)
+
+    def record(name: str, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        layer = layers[name]
+        if isinstance(layer, nn.Linear):
+            positions[name] += output.numel() // layer.out_features
+        else:
+            grid = inputs[0] if isinstance(layer, nn.ConvTranspose2d) else output
+            positions[name] += grid.shape[-2] * grid.shape[-1]
 
     handles = [
-        module.register_forward_hook(lambda m, _, out, name=name: record(name, m, out))
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Conv2d)
+        layer.register_forward_hook(lambda _, x, out, name=name: record(name, x, out))
+        for name, layer in layers.items()
     ]
     device = next(model.parameters()).device
     try:
@@ -101,15 +168,40 @@ def conv_costs(model: nn.Module, imgsz: int) -> dict[str, ConvCost]:
     finally:
         for handle in handles:
             handle.remove()
-    return costs
+    for name in _not_exported(model, layers):
+        positions[name] = 0
+    return {name: _cost(layer, positions[name]) for name, layer in layers.items()}
+
+
+def _cost(layer: nn.Module, positions: int) -> ConvCost:
+    if isinstance(layer, nn.Linear):
+        return ConvCost(1, False, positions)
+    depthwise = layer.groups > 1 and layer.groups == layer.in_channels
+    return ConvCost(layer.kernel_size[0] * layer.kernel_size[1], depthwise, positions)
+
+
+def _not_exported(model: nn.Module, names: Iterable[str]) -> list[str]:
+    """Those of ``names`` that disappear when the model is fused."""
+    gone = []
+    for name, module in model.named_modules():
+        if isinstance(module, RepConv):
+            gone.append(f"{name}.conv2.")
+        elif isinstance(module, RepVGGDW):
+            gone.append(f"{name}.conv1.")
+        elif isinstance(module, Detect):
+            twins = [child for child, _ in module.named_children() if child.startswith(_TWIN)]
+            gone += [f"{name}.{twin.removeprefix(_TWIN)}." for twin in twins]
+    return [name for name in names if name.startswith(tuple(gone))]
 
 
 def count_macs(model: nn.Module, imgsz: int) -> int:
-    """Multiply-accumulates of all convolutions for one image of ``imgsz`` pixels squared."""
+    """Multiply-accumulates of one image of ``imgsz`` pixels squared, as exported.
+
+    Of all convolutions and linear layers; products inside attention are left out.
+    """
     modules = dict(model.named_modules())
     return sum(
-        cost.macs(modules[name].weight.shape[1], modules[name].weight.shape[0])
-        for name, cost in conv_costs(model, imgsz).items()
+        cost.macs(*filter_shape(modules[name])) for name, cost in conv_costs(model, imgsz).items()
     )
 
 
@@ -123,5 +215,5 @@ def conv_widths(model: nn.Module) -> dict[str, int]:
     return {
         name: module.out_channels
         for name, module in model.named_modules()
-        if isinstance(module, nn.Conv2d)
+        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d))
     }

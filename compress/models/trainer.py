@@ -7,18 +7,20 @@ nothing of it reaches a checkpoint.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from ultralytics.models.yolo.detect import DetectionTrainer
+from ultralytics.engine.trainer import BaseTrainer
 from ultralytics.utils.torch_utils import unwrap_model
 
 from compress.errors import CompressError
+from compress.models.inspect import is_end_to_end
 from compress.models.quiet import quiet_ultralytics
+from compress.models.tasks import task_of
 from compress.models.training_state import (
     best_weights,
     capture,
@@ -34,6 +36,7 @@ from compress.progress import Progress, Task
 class TrainingJob:
     """What to train on, and how.
 
+    ``data`` is a data yaml, for a classifier the folder that holds ``train`` and ``val``.
     ``images`` is the size of the train split, ``folder`` outlives a kill, ``arguments`` are
     training arguments of ultralytics.
     """
@@ -74,6 +77,10 @@ class TrainingExtension:
         """Names of the losses that ``wrap_criterion`` adds."""
         return []
 
+    def keeps_last(self) -> bool:
+        """Whether the last epoch's weights are wanted in place of those that validated best."""
+        return False
+
     def close(self) -> None:
         """Take off hooks."""
 
@@ -85,11 +92,14 @@ class TrainingExtension:
         """The counterpart of ``state_dict``."""
 
 
-class ResumableTrainer(DetectionTrainer):
-    """ultralytics' detection trainer that keeps a module's structure and resumes exactly."""
+class ResumableTrainer(BaseTrainer):
+    """Put before a task's own trainer: it keeps a module's structure and resumes exactly."""
 
-    def __init__(self, job: TrainingJob, extensions: Sequence[TrainingExtension]) -> None:
-        super().__init__(overrides=_overrides(job))
+    def __init__(
+        self, student: nn.Module, job: TrainingJob, extensions: Sequence[TrainingExtension]
+    ) -> None:
+        super().__init__(overrides=_overrides(student, job))
+        self.model = student
         self.job = job
         self.extensions = list(extensions)
         self.history: dict[str, list[float]] = {}
@@ -157,7 +167,8 @@ class ResumableTrainer(DetectionTrainer):
             row.pop(f"val/{name}", None)  # a term of the training alone: validation knows none
         for key, value in row.items():
             self.history.setdefault(key, []).append(float(value))
-        if self.best_fitness == self.fitness:
+        last = any(extension.keeps_last() for extension in self.extensions)
+        if last or self.best_fitness == self.fitness:
             write_state(best_weights(self), self.best_path)
         state = capture(self)
         state["extensions"] = [extension.state_dict() for extension in self.extensions]
@@ -168,7 +179,7 @@ class ResumableTrainer(DetectionTrainer):
         """Nothing: the stage measures the saved weights itself."""
 
 
-def _overrides(job: TrainingJob) -> dict[str, Any]:
+def _overrides(student: nn.Module, job: TrainingJob) -> dict[str, Any]:
     arguments = dict(job.arguments)
     return {
         "amp": "bf16" if _bf16(job.device) else False,  # the stock check would download a model
@@ -186,7 +197,8 @@ def _overrides(job: TrainingJob) -> dict[str, Any]:
         "plots": False,
         "val": True,
         "verbose": False,
-        "task": "detect",
+        "task": task_of(student).name,
+        "nms": False if is_end_to_end(student) else None,  # validate the branch that is exported
         "mode": "train",
         "exist_ok": True,
     }
@@ -203,7 +215,7 @@ def train(
     title: str,
     extensions: Sequence[TrainingExtension] = (),
 ) -> Training:
-    """Train ``student`` and give the averaged weights of the epoch with the best val mAP.
+    """Train ``student`` on its task and give the averaged weights of the epoch that validated best.
 
     A module keeps its structure (pruned widths, fake quantizers). Called again with the same
     ``job.folder`` after a kill it goes on from the last finished epoch.
@@ -222,6 +234,12 @@ def train(
     return Training(weights, state["history"])
 
 
+def _trainer_of(student: nn.Module) -> Callable[..., ResumableTrainer]:
+    """The stock trainer of the student's task, made resumable."""
+    stock = task_of(student).trainer
+    return type(f"Resumable{stock.__name__}", (ResumableTrainer, stock), {})
+
+
 def _run(
     student: nn.Module,
     job: TrainingJob,
@@ -230,9 +248,8 @@ def _run(
     extensions: Sequence[TrainingExtension],
 ) -> None:
     with quiet_ultralytics():
-        trainer = ResumableTrainer(job, extensions)
         student.requires_grad_(True)  # a loaded checkpoint comes frozen
-        trainer.model = student
+        trainer = _trainer_of(student)(student, job, extensions)
         batches = -(-job.images // job.arguments["batch"])
         with progress.task(title, batches * job.arguments["epochs"]) as bar:
             trainer.bar = bar

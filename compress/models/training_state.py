@@ -44,8 +44,13 @@ def capture(trainer: BaseTrainer) -> dict[str, Any]:
         "scaler": trainer.scaler.state_dict(),
         "best_fitness": float(trainer.best_fitness),
         "stopper": {k: float(v) for k, v in _stopper(trainer).items()},
-        "mosaic_buffer": [int(i) for i in trainer.train_loader.dataset.buffer],
+        "mosaic_buffer": [int(i) for i in _mosaic_buffer(trainer)],
     }
+
+
+def _mosaic_buffer(trainer: BaseTrainer) -> list[int]:
+    """Indices of the images read last; classifiers know no mosaic."""
+    return getattr(trainer.train_loader.dataset, "buffer", [])
 
 
 def _stopper(trainer: BaseTrainer) -> dict[str, Any]:

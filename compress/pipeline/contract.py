@@ -25,6 +25,8 @@ class Context:
 
     ``out`` is an empty temporary folder: what is left there becomes the stage's output.
     ``scratch`` outlives a kill: the same stage with the same key finds it again and goes on.
+    ``shared`` is for what is measured once and used by many, such as times of layers: it outlives
+    runs, every stage sees the same folder, and no key knows of it.
     """
 
     data: DataSet
@@ -34,6 +36,7 @@ class Context:
     workers: int
     out: Path
     scratch: Path
+    shared: Path
     progress: Progress
 
 
@@ -45,6 +48,12 @@ class StageResult:
     keys the report and the gates know: ``params``, ``macs`` (counts), ``map50``, ``map50_95``
     (0 to 1, val split, PyTorch), ``channels`` (layer name -> [before, after]), ``curves``
     (name -> list of floats, one an epoch), ``bench`` (see ``stages/bench.py``), ``notes``.
+    Of pruning: ``target`` (``resource``, ``keep`` asked for and ``kept``, shares of the parent's, 0
+    to 1), ``macs_kept``, ``left_whole`` (block -> why), ``timing`` against the parent
+    (``parent_ms``, ``ms``, ``speedup``, ``speedup_ci``, ``runtime``, ``threads``, ``blame``: rows
+    of ``layer``, ``parent_ms``, ``ms``), ``steps`` (rows of ``keep``, ``macs_kept``,
+    ``map50_95``) and ``sensitivity`` (``dense`` mAP and rows of ``layer``, ``drop``,
+    ``map50_95``).
     """
 
     files: Mapping[str, str]

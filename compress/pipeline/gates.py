@@ -11,12 +11,18 @@ from compress.pipeline.links import Step
 
 Metrics = Mapping[str, Mapping[str, Any]]
 
+MAP_METRICS = ("map50_95", "map50")
+NEVER_SLOWER = "never_slower"
 _BASE = "base"
 _TOLERANCE = 1e-9  # 0.61 - 0.60 is a little less than 0.01 in floating point
-_LARGER_TARGET = "prune less (a larger target.macs in the prune stage)"
-_SMALLER_TARGET = "prune more (a smaller target.macs in the prune stage)"
+_NOT_SLOWER = 1.0  # parent's time / own time
+_LARGER_TARGET = (
+    "prune less (a milder target in the prune stage; accept.back_off does it by itself)"
+)
+_SMALLER_TARGET = "prune more (a stronger target in the prune stage)"
 _LONGER = "train longer (train.epochs)"
 _FLOAT_LAYERS = "keep the most sensitive layers in float (float_layers)"
+_SHOWN_LAYERS = 3
 _MAP_ADVICE = {
     "train": f"{_LONGER}, or train with another learning rate (train.lr0)",
     "prune": f"{_LARGER_TARGET}, or move the gate to the finetune stage that recovers the loss",
@@ -29,7 +35,11 @@ _MAP_ADVICE = {
 
 @dataclass(frozen=True)
 class GateResult:
-    """One gate. ``limit`` is the least, or for ``size_share`` the largest, ``value`` accepted."""
+    """One gate. ``limit`` is the least, or for ``size_share`` the largest, ``value`` accepted.
+
+    The value of ``never_slower`` is the upper end of the speed-up's confidence interval: it misses
+    only what is slower beyond noise.
+    """
 
     metric: str
     value: float
@@ -38,13 +48,16 @@ class GateResult:
     passed: bool
     advice: str
 
-    def __str__(self) -> str:
+    @property
+    def verdict(self) -> str:
         """The value beside its limit, and by how much it misses."""
         text = f"{self.metric} is {self.value:.4f}, the limit against '{self.against}' is "
         text += f"{self.limit:.4f}"
-        if self.passed:
-            return text
-        return f"{text}: missed by {abs(self.value - self.limit):.4f}. To try: {self.advice}"
+        return text if self.passed else f"{text}: missed by {abs(self.value - self.limit):.4f}"
+
+    def __str__(self) -> str:
+        """The verdict, and what to try if it is a miss."""
+        return self.verdict if self.passed else f"{self.verdict}. To try: {self.advice}"
 
 
 def check_gates(step: Step, metrics: Metrics) -> list[GateResult]:
@@ -58,7 +71,7 @@ def check_gates(step: Step, metrics: Metrics) -> list[GateResult]:
         return []
     if "bench" in metrics[step.name]:
         return list(_bench_gates(step, metrics[step.name]["bench"]))
-    return [
+    results = [
         _map_gate(
             step,
             metric,
@@ -68,6 +81,9 @@ def check_gates(step: Step, metrics: Metrics) -> list[GateResult]:
         )
         for metric, gate in _map_settings(accept)
     ]
+    if getattr(accept, NEVER_SLOWER, False):
+        results.append(_time_gate(step, metrics[step.name].get("timing")))
+    return results
 
 
 def _bench_gates(step: Step, bench: Mapping[str, Any]) -> Iterator[GateResult]:
@@ -90,13 +106,31 @@ def _bench_gates(step: Step, bench: Mapping[str, Any]) -> Iterator[GateResult]:
 
 
 def _map_settings(accept: Any) -> list[tuple[str, Any]]:
-    gates = [(metric, getattr(accept, metric)) for metric in ("map50_95", "map50")]
+    gates = [(metric, getattr(accept, metric)) for metric in MAP_METRICS]
     return [(metric, gate) for metric, gate in gates if gate is not None]
 
 
 def _map_gate(step: Step, metric: str, gate: Any, value: float, reference: float) -> GateResult:
     advice = _MAP_ADVICE.get(step.kind.name, _LONGER)
     return _least(metric, value, reference - gate.max_drop, gate.against, advice)
+
+
+def _time_gate(step: Step, timing: Mapping[str, Any] | None) -> GateResult:
+    if timing is None:
+        raise CompressError(f"'{step.name}' has the gate {NEVER_SLOWER}, but did not measure time")
+    value = float(timing["speedup_ci"][1])
+    return _least(
+        NEVER_SLOWER, value, _NOT_SLOWER, step.sources[0], _slow_layers(timing.get("blame") or ())
+    )
+
+
+def _slow_layers(blame: Sequence[Mapping[str, Any]]) -> str:
+    remedy = "a larger `align`, the alignment of this runtime's device, or another target"
+    layers = ", ".join(
+        f"{row['layer']} ({row['parent_ms']:.3g} -> {row['ms']:.3g} ms)"
+        for row in blame[:_SHOWN_LAYERS]
+    )
+    return f"{remedy}; leave whole (`ignore`) what became slower: {layers}" if layers else remedy
 
 
 def _least(metric: str, value: float, limit: float, against: str, advice: str) -> GateResult:

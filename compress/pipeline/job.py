@@ -14,7 +14,7 @@ from compress.pipeline.contract import Artifact
 from compress.pipeline.files import is_writable_folder, make_writable_folder, storage_faults
 from compress.pipeline.links import FromRecipe, link_steps
 from compress.pipeline.stage_table import STAGES, StageTable
-from compress.recipe.schema import BenchStage, Recipe
+from compress.recipe.schema import BenchStage, Recipe, distill_of
 from compress.recipe.tree import Fault, KeyPath
 
 if TYPE_CHECKING:
@@ -106,9 +106,9 @@ def written_at(recipe: Recipe, reference: str) -> KeyPath:
         if getattr(recipe, key) == reference:
             return (key,)
     for index, stage in enumerate(recipe.stages):
-        distill = getattr(stage, "distill", None)
+        path, distill = distill_of(stage) or ((), None)
         if distill is not None and reference in distill.teachers:
-            return ("stages", index, "distill", "teachers", distill.teachers.index(reference))
+            return ("stages", index, *path, "teachers", distill.teachers.index(reference))
     return ()
 
 

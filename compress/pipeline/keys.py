@@ -14,6 +14,8 @@ from compress.pipeline.links import Input, Step
 
 _MISSING = "not set"
 _CPU = "cpu"
+_TEACHERS = {"distill": {"teachers"}}
+_NOT_IN_KEY: Any = {"name": True, "accept": True, "recover": _TEACHERS, **_TEACHERS}
 
 
 def key_material(step: Step, job: Job, inputs: Mapping[str, Input]) -> dict[str, Any]:
@@ -22,11 +24,15 @@ def key_material(step: Step, job: Job, inputs: Mapping[str, Input]) -> dict[str,
     Left out: its name, its gates (checked anew on every run), the teachers' references (their
     files' hashes are among the inputs), paths, workers, and which of several GPUs is used.
     """
-    left_out: Any = {"name": True, "accept": True, "distill": {"teachers"}}
+    config = step.config.model_dump(mode="json", exclude=_NOT_IN_KEY)
+    if step.kind.measured_gates:
+        config["accept"] = {
+            name: getattr(step.config.accept, name) for name in step.kind.measured_gates
+        }
     material = {
         "stage": step.kind.name,
         "version": step.kind.version,
-        "config": step.config.model_dump(mode="json", exclude=left_out),
+        "config": config,
         "inputs": {name: item.artifact.sha256 for name, item in inputs.items()},
         "data": job.fingerprint,
         "imgsz": job.recipe.imgsz,
@@ -36,7 +42,7 @@ def key_material(step: Step, job: Job, inputs: Mapping[str, Input]) -> dict[str,
     device = device_kind(job.recipe.device)
     if device != _CPU and "checkpoint" in step.kind.gives:  # trained, or at least measured, on it
         material["device"] = device
-    if step.kind.per_machine:
+    if step.kind.per_machine(step.config):
         machine = read_machine()
         material["machine"] = {"cpu": machine.cpu, "cores": machine.usable_cores}
     return dict(jsonable(material))

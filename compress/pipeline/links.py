@@ -9,7 +9,7 @@ from typing import Any
 from compress.errors import CompressError
 from compress.pipeline.contract import Artifact
 from compress.pipeline.stage_table import STAGES, StageKind, StageTable
-from compress.recipe.schema import Recipe
+from compress.recipe.schema import Recipe, distill_of
 
 
 @dataclass(frozen=True)
@@ -132,11 +132,23 @@ def _checkpoints(recipe: Recipe, config: Any, before: Sequence[Step]) -> dict[st
 def _teachers(recipe: Recipe, config: Any, before: Sequence[Step]) -> dict[str, Link]:
     del recipe
     stages = {step.name for step in before if "checkpoint" in step.kind.gives}
-    references = config.distill.teachers if config.distill else []
+    section = distill_of(config)
+    references = section[1].teachers if section else []
     return {
         f"teacher.{index}": FromStage(name, "checkpoint") if name in stages else FromRecipe(name)
         for index, name in enumerate(references)
     }
+
+
+def _sensitivity(recipe: Recipe, config: Any, before: Sequence[Step]) -> dict[str, Link]:
+    """What was measured on an earlier checkpoint says nothing of the chain's last."""
+    checkpoint = _checkpoint(recipe, config, before)["checkpoint"]
+    measured = [
+        step
+        for step in before
+        if "sensitivity" in step.kind.gives and step.links["checkpoint"] == checkpoint
+    ]
+    return {"sensitivity": FromStage(measured[-1].name, "sensitivity")} if measured else {}
 
 
 def _ranges(recipe: Recipe, config: Any, before: Sequence[Step]) -> dict[str, Link]:
@@ -161,6 +173,7 @@ _LINKERS: Mapping[str, Callable[[Recipe, Any, Sequence[Step]], dict[str, Link]]]
     "weights": _weights,
     "checkpoint": _checkpoint,
     "checkpoints": _checkpoints,
+    "sensitivity": _sensitivity,
     "teachers": _teachers,
     "ranges": _ranges,
     "graphs": _graphs,

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from compress.errors import CompressError
+from compress.pipeline.back_off import BackOffSearch, back_off_of, written
 from compress.pipeline.cache import Entry, NotStored, StageCache
 from compress.pipeline.contract import Artifact
+from compress.pipeline.gates import check_gates
 from compress.pipeline.job import Job, Place
 from compress.pipeline.keys import differences, key_material, key_of
 from compress.pipeline.links import Step, link_steps, resolve_inputs
 from compress.pipeline.record import Memory
 from compress.pipeline.stage_table import STAGES, StageTable
 from compress.progress import Progress
+from compress.recipe.schema import PruneStage
 
 _SHOWN_CHANGES = 3
 
@@ -34,13 +37,17 @@ class Selection:
 
 @dataclass(frozen=True)
 class PlannedStep:
-    """What would happen to one stage. ``key`` is empty while its inputs are not known."""
+    """What would happen to one stage. ``key`` is empty while its inputs are not known.
+
+    ``note`` tells of back-off: the trial that a prune stage is in, or what a missed gate leads to.
+    """
 
     name: str
     stage: str
     state: Literal["hit", "miss", "unknown"]
     reason: str
     key: str = ""
+    note: str = ""
 
 
 def plan(
@@ -52,13 +59,16 @@ def plan(
 ) -> list[PlannedStep]:
     """Look every stage up, and change nothing.
 
+    Trials of a back-off that are stored are gone through as a run would; the plan is of the first
+    that is not, or else of the last.
+
     Raises:
         CompressError: the selection names no stage, or a stage before its start is not cached.
     """
     selection = selection or Selection()
     steps = select(link_steps(job.recipe, table), selection)
     planner = _Planner(job, StageCache(place.cache, progress), Memory(place.run), selection.force)
-    planned = [planner.look(step) for step in steps]
+    planned = planner.look_at(steps)
     _require_cached(planned, selection)
     return planned
 
@@ -107,9 +117,28 @@ class _Planner:
         self._memory = memory
         self._force = force
         self._outputs: dict[str, dict[str, Artifact]] = {}
+        self._metrics: dict[str, Mapping[str, Any]] = {}
         self._changing: set[str] = set()
 
-    def look(self, step: Step) -> PlannedStep:
+    def look_at(self, steps: Sequence[Step]) -> list[PlannedStep]:
+        search, planned = BackOffSearch(steps), list[PlannedStep]()
+        while len(planned) < len(steps):
+            step = search.steps[len(planned)]
+            found = self._look(step)
+            planned.append(replace(found, note=_note(step, found, search)))
+            # a gate can be judged where it and all that is before it are stored
+            if back_off_of(step) and len(self._metrics) == len(planned):
+                again = search.retreat(step, check_gates(step, self._metrics))
+                if again is not None:
+                    self._forget(search.steps[again : len(planned)])
+                    del planned[again:]
+        return planned
+
+    def _forget(self, steps: Sequence[Step]) -> None:
+        for step in steps:
+            del self._outputs[step.name], self._metrics[step.name]
+
+    def _look(self, step: Step) -> PlannedStep:
         waiting = [name for name in step.sources if name not in self._outputs]
         if waiting:
             return self._look_blind(step, waiting)
@@ -118,6 +147,7 @@ class _Planner:
         entry, reason = find(step, material, self._cache, self._memory, step.name in self._force)
         if entry:
             self._outputs[step.name] = entry.artifacts()
+            self._metrics[step.name] = entry.metrics
             return PlannedStep(step.name, step.kind.name, "hit", "", entry.key)
         known = self._memory.material(step.name)
         if known and differences(known, material):
@@ -144,6 +174,17 @@ class _Planner:
         if changes or altered:
             self._changing.add(step.name)
         return PlannedStep(step.name, step.kind.name, "miss", reason)
+
+
+def _note(step: Step, found: PlannedStep, search: BackOffSearch) -> str:
+    if isinstance(step.config, PruneStage) and search.trial > 1:
+        unit, value = written(step.config.target)
+        return f"trial {search.trial}: target {unit} {value:g}"
+    back_off, left = back_off_of(step), search.tries_left(step)
+    if back_off is None or not left or found.state == "hit":
+        return ""
+    times = "once" if left == 1 else f"up to {left} times"
+    return f"if its gate is missed, '{back_off.stage}' is eased and run again, {times}"
 
 
 def _short(changes: Sequence[str]) -> str:

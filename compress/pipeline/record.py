@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.machine import read_machine
+from compress.pipeline.back_off import written
 from compress.pipeline.cache import Entry
 from compress.pipeline.files import read_json, write_json
 from compress.pipeline.gates import GateResult
@@ -82,6 +83,39 @@ class RunRecord:
                 "config": step.config.model_dump(mode="json"),
                 "metrics": dict(entry.metrics),
                 "gates": [asdict(gate) for gate in gates],
+            }
+        )
+
+    def forget_from(self, name: str) -> None:
+        """Take the stage ``name`` and those after it back: another trial begins there."""
+        stages = self.value["stages"]
+        del stages[[stage["name"] for stage in stages].index(name) :]
+
+    def add_trial(
+        self,
+        number: int,
+        prune: Step,
+        gated: Step,
+        gates: Sequence[GateResult],
+        entries: Mapping[str, Entry],
+    ) -> None:
+        """Note what the target of ``prune`` came to at the gates of ``gated``, and where it lies.
+
+        ``entries`` are the stored results by stage name; they stay when another trial's files take
+        their place in the run folder.
+        """
+        unit, value = written(prune.config.target)
+        pruned = entries[prune.name].metrics
+        self.value.setdefault("trials", []).append(
+            {
+                "trial": number,
+                "prune": prune.name,
+                "target": {unit: value},
+                "achieved": pruned.get("target", {}).get("kept"),
+                "stage": gated.name,
+                "gates": [asdict(gate) for gate in gates],
+                "passed": all(gate.passed for gate in gates),
+                "kept_in": {step.name: str(entries[step.name].folder) for step in (prune, gated)},
             }
         )
 

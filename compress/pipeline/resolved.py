@@ -20,8 +20,9 @@ def resolved_recipe(job: Job) -> str:
         if key in values:
             values[key] = _found(values[key], job.named)
     for stage in values["stages"]:
-        if distill := stage.get("distill"):
-            distill["teachers"] = [_found(name, job.named) for name in distill["teachers"]]
+        for holder in (stage, stage.get("recover", {})):
+            if distill := holder.get("distill"):
+                distill["teachers"] = [_found(name, job.named) for name in distill["teachers"]]
     if job.data.yaml.name == values["data"].rpartition("/")[2]:
         values["data"] = str(job.data.yaml)
     overrides = f" and {' '.join(job.overrides)}" if job.overrides else ""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from compress.errors import CompressError, GateError
+from compress.pipeline.back_off import BackOffSearch, back_off_of, written
 from compress.pipeline.cache import Entry, StageCache
 from compress.pipeline.contract import Artifact, Context
 from compress.pipeline.files import (
@@ -32,6 +33,7 @@ from compress.pipeline.stage_table import STAGES, StageTable
 from compress.progress import Progress
 
 _REPORTS = ("report.md", "report.html")
+_SHARED = "shared"
 
 Check = Callable[[Job, Sequence[Step], Path], None]
 
@@ -57,7 +59,9 @@ def run(
 
     Results go to the cache and into ``run.json`` one by one, so that an end at any moment loses
     no finished stage. ``write_report`` is called with the run folder when ``run.json`` is complete,
-    ``check`` before the first stage that is not cached.
+    ``check`` before the first stage that is not cached. Where a gate with ``back_off`` is missed,
+    the run goes back to the prune stage with an eased target; the last trial's files stay
+    published.
 
     Raises:
         GateError: a result misses its ``accept`` gate; it is kept, and the report is written.
@@ -100,31 +104,58 @@ class _Run:
         self._place = place
         self._progress = progress
         self._write_report = write_report
-        self._steps = steps
+        self._search = BackOffSearch(steps)
         self._force = force
         self._check = check
         self._cache = StageCache(place.cache, progress)
         self._memory = Memory(place.run)
         self._record = RunRecord(place.run, job, steps)
         self._outputs: dict[str, dict[str, Artifact]] = {}
-        self._metrics: dict[str, Mapping[str, Any]] = {}
+        self._entries: dict[str, Entry] = {}
         self._ran: list[str] = []
 
     def execute(self) -> Outcome:
         self._cache.clean()
         remove_drafts(self._place.run)
         try:
-            for step in self._steps:
-                self._advance(step)
+            index = 0
+            while index < len(self._search.steps):
+                index = self._advance(index)
         except BaseException as error:
             self._note_failure(error)
             raise
-        if len(self._steps) == len(self._job.recipe.stages):
-            self._memory.forget_all_but([step.name for step in self._steps])
+        steps = self._search.steps
+        if len(steps) == len(self._job.recipe.stages):
+            self._memory.forget_all_but([step.name for step in steps])
         self._finish("done")
-        return Outcome(self._record.value, tuple(self._ran))
+        return Outcome(self._record.value, tuple(dict.fromkeys(self._ran)))
 
-    def _advance(self, step: Step) -> None:
+    def _advance(self, index: int) -> int:
+        """Bring one step's result in. Gives the index of the step to go on with.
+
+        Raises:
+            GateError: the result misses a gate, and no other trial is due.
+        """
+        step = self._search.steps[index]
+        entry, inputs, cached = self._result(step)
+        self._memory.note(step, entry)
+        self._entries[step.name] = entry
+        gates = check_gates(step, {name: each.metrics for name, each in self._entries.items()})
+        self._record.add(step, entry, inputs, gates, cached)
+        if back_off := back_off_of(step):
+            (prune,) = (each for each in self._search.steps if each.name == back_off.stage)
+            self._record.add_trial(self._search.trial, prune, step, gates, self._entries)
+        again = self._search.retreat(step, gates)
+        if not cached:
+            self._record.save()
+        if again is not None:
+            self._go_back(again, step, gates)
+            return again
+        self._require(step, gates)
+        return index + 1
+
+    def _result(self, step: Step) -> tuple[Entry, Mapping[str, Input], bool]:
+        """The step's stored result, made if need be and published; its inputs; if it was there."""
         inputs = resolve_inputs(step, self._job.named, self._outputs)
         material = key_material(step, self._job, inputs)
         stage, key = step.kind.name, key_of(material)
@@ -139,13 +170,18 @@ class _Run:
                 entry = self._make(step, inputs, material, key)
             self._publish(step, entry)
             self._cache.drop_scratch(stage, key)
-        self._memory.note(step, entry)
-        self._metrics[step.name] = entry.metrics
-        gates = check_gates(step, self._metrics)
-        self._record.add(step, entry, inputs, gates, cached)
-        if not cached:
-            self._record.save()
-        self._require(step, gates)
+        return entry, inputs, cached
+
+    def _go_back(self, index: int, missed: Step, gates: Sequence[GateResult]) -> None:
+        again = self._search.steps[index]
+        unit, value = written(again.config.target)
+        reasons = "; ".join(gate.verdict for gate in gates if not gate.passed)
+        self._progress.say(
+            f"'{missed.name}' misses its gate: {reasons}. Trial {self._search.trial}: "
+            f"'{again.name}' with target {unit} {value:g}",
+            important=True,
+        )
+        self._record.forget_from(again.name)
 
     def _say(self, step: Step, what: str) -> None:
         self._progress.say(f"[{step.number}/{len(self._job.recipe.stages)}] {step.name}: {what}")
@@ -154,9 +190,11 @@ class _Run:
         self, step: Step, inputs: Mapping[str, Input], material: Mapping[str, Any], key: str
     ) -> Entry:
         if not self._ran:
-            self._check(self._job, self._steps, self._place.cache)
+            self._check(self._job, self._search.steps, self._place.cache)
         self._ran.append(step.name)
         stage, recipe = step.kind.name, self._job.recipe
+        shared = self._place.cache / _SHARED
+        shared.mkdir(exist_ok=True)
         with self._cache.writing(stage, key) as out:
             context = Context(
                 data=self._job.data,
@@ -166,6 +204,7 @@ class _Run:
                 workers=recipe.workers,
                 out=out,
                 scratch=self._cache.scratch(stage, key),
+                shared=shared,
                 progress=self._progress,
             )
             started = time.perf_counter()
@@ -185,8 +224,9 @@ class _Run:
     def _require(self, step: Step, gates: Sequence[GateResult]) -> None:
         missed = [str(gate) for gate in gates if not gate.passed]
         if missed:
+            tried = f" in all {trials} trials" if (trials := self._search.trial) > 1 else ""
             raise GateError(
-                f"'{step.name}' misses its accept gate: {'; '.join(missed)}. "
+                f"'{step.name}' misses its accept gate{tried}: {'; '.join(missed)}. "
                 f"Its result is kept in '{self._place.run / step.folder}'"
             )
 

@@ -2,24 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from typing import cast
+from typing import Any, cast
 
 from compress.pipeline.contract import StageFunction
+
+
+def _never(config: Any) -> bool:
+    del config
+    return False
+
+
+def _always(config: Any) -> bool:
+    del config
+    return True
+
+
+def _is_timed(config: Any) -> bool:
+    """Whether a prune stage measures time: for its target, or for its gate."""
+    return bool(config.target.resource == "latency" or config.accept.never_slower)
 
 
 @dataclass(frozen=True)
 class StageKind:
     """One row of the table.
 
-    ``takes``: ``checkpoint`` (the chain's last), ``teachers`` (of its distill section),
+    ``takes``: ``checkpoint`` (the chain's last), ``sensitivity`` (the last that was measured on
+    that very checkpoint, if any), ``teachers`` (of its distill section, if it has one),
     ``checkpoints`` (all of the chain), ``ranges`` (the last, if any), ``graphs`` (of the last
     export), ``weights`` (what the recipe names). ``gives``: files under these names.
     ``version`` changes when the meaning of the stage's output does: old cache entries then miss.
     They also miss when a version of ``libraries`` (distribution names) changes, and, where the
-    result is only true ``per_machine``, on another machine.
+    result is only true ``per_machine``, on another machine. ``measured_gates`` are gates that the
+    stage itself measures for: unlike others they are part of its key.
     """
 
     name: str
@@ -29,7 +46,8 @@ class StageKind:
     cannot_follow: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
     libraries: tuple[str, ...] = ()
-    per_machine: bool = False
+    per_machine: Callable[[Any], bool] = _never
+    measured_gates: tuple[str, ...] = ()
 
     def function(self) -> StageFunction:
         """Import the stage; only here do torch and ultralytics come in."""
@@ -51,10 +69,27 @@ STAGES: StageTable = {
             1,
             takes=("weights",),
             gives=("checkpoint",),
-            cannot_follow=("prune", "finetune", *_QUANTIZED),
+            cannot_follow=("sensitivity", "prune", "finetune", *_QUANTIZED),
             libraries=_TORCH,
         ),
-        StageKind("prune", 1, ("checkpoint",), ("checkpoint",), _QUANTIZED, libraries=_PRUNE),
+        StageKind(
+            "sensitivity",
+            1,
+            takes=("checkpoint",),
+            gives=("sensitivity",),
+            cannot_follow=_QUANTIZED,
+            libraries=_PRUNE,
+        ),
+        StageKind(
+            "prune",
+            2,
+            takes=("checkpoint", "sensitivity", "teachers"),
+            gives=("checkpoint", "spec"),
+            cannot_follow=_QUANTIZED,
+            libraries=_PRUNE,
+            per_machine=_is_timed,
+            measured_gates=("never_slower",),
+        ),
         StageKind(
             "finetune",
             1,
@@ -87,7 +122,7 @@ STAGES: StageTable = {
             gives=("measurements",),
             needs=("export",),
             libraries=_ONNX,
-            per_machine=True,
+            per_machine=_always,
         ),
     )
 }

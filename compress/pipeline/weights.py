@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compress.errors import CompressError
+from compress.models.heads import HeadFacts, facts_of_yaml
 from compress.pipeline.job import Job, written_at
 from compress.pipeline.links import FromRecipe, Step
+from compress.pipeline.tasks import task_faults
 from compress.recipe.schema import TrainStage
 from compress.recipe.tree import Fault, KeyPath
 from export.patterns import matching
@@ -17,13 +19,13 @@ from export.patterns import matching
 if TYPE_CHECKING:
     from torch import nn
 
-_PATTERNS = ("ignore", "float_layers")
+_PATTERNS = ("ignore", "min_channels", "float_layers")
 _SHOWN = 3
 
 
 @dataclass(frozen=True)
 class _Weights:
-    """A ``.pt`` of the recipe; ``as_is`` where its classes must be the data's."""
+    """Weights or a model yaml of the recipe; ``as_is`` where its classes must be the data's."""
 
     reference: str
     what: str
@@ -32,29 +34,34 @@ class _Weights:
 
 
 def weight_faults(job: Job, steps: Sequence[Step]) -> list[Fault]:
-    """Read every ``.pt`` that ``steps`` take from the recipe; what is wrong with each.
+    """Look into all weights and model yamls that ``steps`` take; what is wrong with each.
 
     Checked are the file, its head, its classes where nothing trains them, and, on the base, the
-    names of layers in the recipe. Nothing is imported where all of them are model yamls.
+    names of layers in the recipe, and whether stages and labels suit its task. Nothing heavy is
+    imported where all of them are model yamls.
 
     Raises:
         ModuleNotFoundError: torch or ultralytics is not installed.
     """
     faults: list[Fault] = []
     models: dict[str, nn.Module] = {}
+    heads: dict[str, HeadFacts | None] = {}
     for weights in _named(steps):
-        path = written_at(job.recipe, weights.reference)
+        reference = weights.reference
+        path = written_at(job.recipe, reference)
         try:
-            if weights.reference not in models:
-                models[weights.reference] = _detector(job.named[weights.reference].path)
-            if weights.as_is:
-                from compress.models.build import require_classes
-
-                require_classes(models[weights.reference], job.data.names, weights.what)
-            if weights.is_base:
-                faults += _pattern_faults(models[weights.reference], job, steps)
+            if reference not in heads:
+                heads[reference] = _head(job, reference, models)
+            if weights.as_is and reference in models:
+                _require_fit(models[reference], job, weights.what)
+            if weights.is_base and reference in models:
+                faults += _pattern_faults(models[reference], job, steps)
         except CompressError as error:
             faults.append(Fault(path, str(error)))
+    base = heads.get(job.recipe.model)
+    if base is not None:
+        others = {name: head for name, head in heads.items() if head is not None}
+        faults += task_faults(base, others, job, steps)
     return list(dict.fromkeys(faults))
 
 
@@ -62,7 +69,7 @@ def _named(steps: Sequence[Step]) -> Iterator[_Weights]:
     for step in steps:
         config = step.config
         for link in step.links.values():
-            if not isinstance(link, FromRecipe) or Path(link.reference).suffix != ".pt":
+            if not isinstance(link, FromRecipe):
                 continue
             trained = isinstance(config, TrainStage)
             what = config.role if trained else "teacher"
@@ -74,16 +81,32 @@ def _named(steps: Sequence[Step]) -> Iterator[_Weights]:
             )
 
 
-def _detector(file: Path) -> nn.Module:
+def _head(job: Job, reference: str, models: dict[str, nn.Module]) -> HeadFacts | None:
+    """Of a model yaml without opening more than that; weights are loaded into ``models``."""
+    if Path(reference).suffix != ".pt":
+        return facts_of_yaml(job.named[reference].path if reference in job.named else Path())
     from compress.models.checkpoint import load_checkpoint
-    from compress.models.inspect import detect_head
+    from compress.models.inspect import head_facts
 
-    model = load_checkpoint(file)
+    file = job.named[reference].path
+    models[reference] = load_checkpoint(file)
     try:
-        detect_head(model)
+        return head_facts(models[reference])
     except CompressError as error:
+        del models[reference]
         raise CompressError(f"{file}: {error}") from error
-    return model
+
+
+def _require_fit(model: nn.Module, job: Job, what: str) -> None:
+    """Classes and keypoints of a model that nothing trains must be the data's."""
+    from compress.models.build import knows_keypoints, require_classes
+
+    require_classes(model, job.data.names, what)
+    if not knows_keypoints(model, job.data.keypoint_shape):
+        raise CompressError(
+            f"{what} predicts other keypoints than the data's kpt_shape. Train it on these data "
+            "first: a `train` stage does."
+        )
 
 
 def _pattern_faults(base: nn.Module, job: Job, steps: Sequence[Step]) -> Iterator[Fault]:
@@ -103,5 +126,7 @@ def _pattern_faults(base: nn.Module, job: Job, steps: Sequence[Step]) -> Iterato
 def _patterns(job: Job, steps: Sequence[Step]) -> Iterator[tuple[KeyPath, str]]:
     for step in steps:
         for key in _PATTERNS:
-            for number, pattern in enumerate(getattr(step.config, key, ())):
-                yield ("stages", step.number - 1, key, number), pattern
+            patterns = getattr(step.config, key, ())
+            for number, pattern in enumerate(patterns):
+                place = pattern if isinstance(patterns, Mapping) else number
+                yield ("stages", step.number - 1, key, place), pattern

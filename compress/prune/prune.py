@@ -1,156 +1,181 @@
-"""Prune a YOLO model: groups, scores, plan, cut, and back to plain modules."""
+"""Prune a YOLO model: follow its channels, score them, plan, cut, and back to plain modules."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from copy import deepcopy
-from dataclasses import dataclass
-from itertools import groupby
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import lcm
 
 import torch
 from torch import Tensor, nn
 
-from compress.errors import CompressError
-from compress.models.blocks import HALVES, join_blocks, split_blocks
-from compress.models.inspect import conv_costs, dfl_convs, head_outputs
-from compress.prune.groups import ChannelGroup, DependencyGraph
-from compress.prune.scores import group_magnitude, lamp, squared_norms
-from compress.prune.solver import Effect, Layer, PrunePlan, Unit, plan_channels
-from export.patterns import matching
+from compress.prune.cost import conv_channels
+from compress.prune.groups import ChannelGroup, TiedGroups
+from compress.prune.scores import Score, Slices, cut_slices, lamp
+from compress.prune.solver import Budget, Effect, PrunePlan, Rules, Unit, plan_channels
+from compress.prune.structure import PrunableModel
 
-# the search for groups does not end where attention reshapes channels into heads
-_UNFOLLOWED = frozenset({"Attention", "AAttn"})
+
+@dataclass(frozen=True)
+class Importance:
+    """How channels are ranked.
+
+    ``gradient`` and ``curvature`` are models of the same structure that hold mean gradients and
+    mean squared gradients in the place of parameters. ``weights`` maps a unit's first root to a
+    factor on its scores, such as its measured sensitivity.
+    """
+
+    score: Score = lamp
+    gradient: nn.Module | None = None
+    curvature: nn.Module | None = None
+    weights: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Exemptions:
+    """Patterns of module names (``*`` matches any text).
+
+    Layers of ``ignore`` keep all their channels, those of ``min_channels`` at least so many.
+    """
+
+    ignore: Sequence[str] = ()
+    min_channels: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Pruned:
-    """The pruned model, made of stock modules, and the plan that led to it."""
+    """The pruned model, made of stock modules, and the plan that led to it.
+
+    ``left_whole`` says of which blocks channels were not followed, and why.
+    """
 
     model: nn.Module
     plan: PrunePlan
+    left_whole: Mapping[str, str]
 
 
 def prune_model(
     model: nn.Module,
-    imgsz: int,
-    keep_macs: float,
-    align: int,
-    max_pruned: float,
-    ignore: Sequence[str] = (),
-    score: Callable[[Tensor], Tensor] = lamp,
+    budget: Budget,
+    rules: Rules = Rules(),  # noqa: B008 - frozen
+    importance: Importance = Importance(),
+    exemptions: Exemptions = Exemptions(),
 ) -> Pruned:
-    """A smaller copy of ``model``: ``keep_macs`` of its MACs, widths multiples of ``align``.
+    """A smaller copy of ``model`` that meets ``budget``; every width a multiple of ``rules.align``.
 
-    Exempt from pruning: the head's class and box outputs, DFL, and layers that match a pattern of
-    ``ignore`` (module names; ``*`` matches any text).
+    Exempt from pruning: the head's outputs, DFL, and what ``exemptions`` name.
 
     Raises:
-        CompressError: if the target is out of reach, a pattern matches nothing, or the
+        CompressError: if the budget is out of reach, a pattern matches nothing, or the
             architecture holds a block whose channels cannot be followed.
     """
-    unfollowed = _UNFOLLOWED & {type(module).__name__ for module in model.modules()}
-    if unfollowed:
-        raise _unknown_architecture(model, f"{', '.join(sorted(unfollowed))} inside")
-    plain = deepcopy(model).float().eval()
-    plain.requires_grad_(True)  # frozen parameters would be missing from the graph
-    fixed = head_outputs(plain) + dfl_convs(plain) + _matching(plain, ignore)
-    work = deepcopy(plain)
-    split_blocks(work)
-    try:
-        graph = DependencyGraph(work)
-        units = _units(work, graph.groups(_after_split(work, fixed)), score)
-        plan = plan_channels(units, _layers(work, imgsz), keep_macs, align, max_pruned)
-        for root, channels in plan.removed.items():
-            graph.remove(root, channels)
-        join_blocks(work, plain)
-        with torch.no_grad():
-            work(torch.zeros(1, 3, imgsz, imgsz))
-    except (RuntimeError, IndexError, KeyError, ValueError) as error:
-        raise _unknown_architecture(model, f"{type(error).__name__}: {error}") from error
-    return Pruned(work, plan)
+    structure = PrunableModel(model, exemptions.ignore)
+    units = channel_units(structure, model, importance, exemptions.min_channels)
+    plan = plan_channels(units, conv_channels(model), budget, rules)
+    for root, channels in plan.removed.items():
+        structure.remove(root, channels)
+    return Pruned(structure.plain(), plan, structure.left_whole)
 
 
-def _unknown_architecture(model: nn.Module, reason: str) -> CompressError:
-    blocks = sorted({type(layer).__name__ for layer in model.model})
-    return CompressError(
-        f"prune: this architecture cannot be pruned yet ({reason}). Its blocks: "
-        f"{', '.join(blocks)}. Give a model built of C2f (YOLOv8) or of C3 (YOLOv5u)."
-    )
-
-
-def _matching(model: nn.Module, patterns: Sequence[str]) -> list[str]:
-    names = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
-    matched: list[str] = []
-    for pattern in patterns:
-        found = matching(names, pattern)
-        if not found:
-            raise CompressError(f"prune: `ignore` pattern '{pattern}' matches no layer.")
-        matched += found
-    return matched
-
-
-def _after_split(work: nn.Module, names: Sequence[str]) -> list[str]:
-    """Names of the same convolutions in the split model."""
-    present = dict(work.named_modules())
-    result = []
-    for name in names:
-        block = name.removesuffix(".cv1.conv")
-        halves = [f"{block}.{half}.conv" for half in HALVES]
-        result += [name] if name in present else halves
-    return result
-
-
-def _units(
-    model: nn.Module, groups: Sequence[ChannelGroup], score: Callable[[Tensor], Tensor]
+def channel_units(
+    structure: PrunableModel,
+    model: nn.Module,
+    importance: Importance,
+    min_channels: Mapping[str, int] | None = None,
 ) -> list[Unit]:
-    modules = dict(model.named_modules())
-    tied = [list(members) for _, members in groupby(sorted(groups, key=_tie), key=_tie)]
-    return [_unit(members, modules, score) for members in tied if _whole(members)]
+    """What the solver may remove from ``model``, ranked by ``importance``."""
+    evidence = _Evidence(structure, model, importance)
+    floors: dict[str, int] = {}
+    for pattern, least in (min_channels or {}).items():
+        for conv in structure.matching(pattern):
+            floors[conv] = max(least, floors.get(conv, 0))
+    return [_unit(tied, structure, evidence, importance, floors) for tied in structure.units]
 
 
-def _tie(group: ChannelGroup) -> str:
-    """Groups with the same tie lose equally many channels: the halves of one C2f."""
-    halves = sorted(_halves(group))
-    return f"{halves[0].rpartition('.')[0]}.cv1" if halves else group.root
+class _Evidence:
+    """Tensors of each convolution that scores look at."""
 
+    def __init__(self, structure: PrunableModel, model: nn.Module, importance: Importance) -> None:
+        def weights(source: nn.Module | None) -> dict[str, Tensor]:
+            return structure.weights_of(source) if source is not None else {}
 
-def _whole(groups: Sequence[ChannelGroup]) -> bool:
-    """Whether both halves of a C2f may lose channels: one alone must keep its width."""
-    return len({half for group in groups for half in _halves(group)}) != 1
+        self._weights = structure.weights_of(model)
+        self._scales = structure.norm_scales_of(model)
+        self._gradients = weights(importance.gradient)
+        self._curvatures = weights(importance.curvature)
 
+    def slices(self, group: ChannelGroup) -> list[Slices]:
+        return [
+            Slices(
+                weight=cut_slices(self._weights[member.conv], member.side, member.positions),
+                channels=member.channels,
+                side=member.side,
+                scale=self._scale(member.conv, member.side, member.positions),
+                gradient=self._cut(self._gradients, member.conv, member.side, member.positions),
+                curvature=self._cut(self._curvatures, member.conv, member.side, member.positions),
+            )
+            for member in group.members
+        ]
 
-def _halves(group: ChannelGroup) -> set[str]:
-    outputs = {m.conv.removesuffix(".conv") for m in group.members if m.side == "out"}
-    return {name for name in outputs if name.rpartition(".")[2] in HALVES}
+    def _scale(self, conv: str, side: str, positions: Tensor) -> Tensor | None:
+        scale = self._scales.get(conv) if side == "out" else None
+        return None if scale is None else scale[positions]
+
+    @staticmethod
+    def _cut(
+        tensors: Mapping[str, Tensor], conv: str, side: str, positions: Tensor
+    ) -> Tensor | None:
+        return cut_slices(tensors[conv], side, positions) if tensors else None
 
 
 def _unit(
-    groups: Sequence[ChannelGroup],
-    modules: dict[str, nn.Module],
-    score: Callable[[Tensor], Tensor],
+    tied: TiedGroups,
+    structure: PrunableModel,
+    evidence: _Evidence,
+    importance: Importance,
+    floors: Mapping[str, int],
 ) -> Unit:
     orders, scores = [], []
-    effects: dict[tuple[str, str], int] = {}
-    for group in groups:
-        norms = [squared_norms(modules[m.conv].weight, m.side, m.positions) for m in group.members]
-        magnitudes = group_magnitude(norms, [m.channels for m in group.members], group.width)
-        values, order = score(magnitudes).sort(stable=True)
+    for group, parts in zip(tied.groups, tied.parts, strict=True):
+        values, order = _ascending(importance.score(evidence.slices(group), group.width), parts)
         orders.append(tuple(order.tolist()))
         scores.append(values)
-        for member in group.members:
-            key = (member.conv, member.side)
-            effects[key] = effects.get(key, 0) + len(member.positions) // group.width
+    mean = torch.stack(scores).mean(0) * importance.weights.get(tied.groups[0].root, 1.0)
+    touched = [member.conv for group in tied.groups for member in group.members]
     return Unit(
-        roots=tuple(group.root for group in groups),
+        roots=tuple(group.root for group in tied.groups),
         order=tuple(orders),
-        scores=tuple(torch.stack(scores).mean(0).tolist()),
-        effects=tuple(Effect(conv, side, n) for (conv, side), n in sorted(effects.items())),
+        scores=tuple(mean.tolist()),
+        effects=_effects(tied, structure),
+        granularity=lcm(*tied.parts),
+        floor=max((floors.get(conv, 0) for conv in touched), default=0),
     )
 
 
-def _layers(model: nn.Module, imgsz: int) -> dict[str, Layer]:
-    modules = dict(model.named_modules())
-    return {
-        name: Layer(modules[name].weight.shape[1], modules[name].weight.shape[0], cost.macs)
-        for name, cost in conv_costs(model, imgsz).items()
-    }
+def _ascending(scores: Tensor, parts: int) -> tuple[Tensor, Tensor]:
+    """Scores and channels in ascending order; channels of equal runs take turns.
+
+    Of ``parts`` equal runs (attention heads) the least of each come first, then the second least
+    of each: the first n * parts channels hold n of every run.
+    """
+    runs = scores.reshape(parts, -1)
+    values, order = runs.sort(dim=1, stable=True)
+    channels = order + torch.arange(parts).unsqueeze(1) * runs.shape[1]
+    # the runs' mean: what is removed at once is one channel of each
+    mean = values.mean(0, keepdim=True).expand_as(values)
+    return mean.T.flatten(), channels.T.flatten()
+
+
+def _effects(tied: TiedGroups, structure: PrunableModel) -> tuple[Effect, ...]:
+    """What one channel less of each group takes from the convolutions of the plain model."""
+    taken: dict[tuple[str, str], int] = {}
+    readers: dict[str, str] = {}
+    for group in tied.groups:
+        for member in group.members:
+            plain = structure.origin[member.conv]
+            # parts of one convolution read the same channels: they count once
+            if member.side == "in" and readers.setdefault(plain, member.conv) != member.conv:
+                continue
+            key = (plain, member.side)
+            taken[key] = taken.get(key, 0) + len(member.positions) // group.width
+    return tuple(Effect(conv, side, count) for (conv, side), count in sorted(taken.items()))

@@ -1,9 +1,11 @@
-"""Which channels to remove: aligned blocks of lowest score until the budget is met. Pure."""
+"""Which channels to remove: aligned blocks, the least important first, to a budget. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import lcm
+from typing import Literal
 
 from compress.errors import CompressError
 
@@ -21,16 +23,19 @@ class Effect:
 
 @dataclass(frozen=True)
 class Unit:
-    """Channels that are removed in equal numbers: one group, or the two halves of a C2f.
+    """Channels that are removed in equal numbers: one group, or several that are tied.
 
     ``order`` holds, for each group, its channels from the least to the most important; ``scores``
-    the importance of the unit's next channel, next but one, ... in the same order.
+    the importance of the unit's next channel, next but one, ... in the same order. Only multiples
+    of ``granularity`` channels may go at once, and ``floor`` of them stay.
     """
 
     roots: tuple[str, ...]
     order: tuple[tuple[int, ...], ...]
     scores: tuple[float, ...]
     effects: tuple[Effect, ...]
+    granularity: int = 1
+    floor: int = 0
 
     @property
     def width(self) -> int:
@@ -39,87 +44,125 @@ class Unit:
 
 
 @dataclass(frozen=True)
-class Layer:
-    """A convolution's channels and its cost as a function of them."""
+class Cost:
+    """A resource: a sum over convolutions, and a ``fixed`` rest that no pruning changes.
 
-    inputs: int
-    outputs: int
-    macs: Callable[[int, int], int]
+    ``of(layer, inputs, outputs)`` is one convolution's share, where ``inputs`` are the channels
+    that each of its filters sees.
+    """
+
+    of: Callable[[str, int, int], float]
+    fixed: float = 0.0
+
+
+@dataclass(frozen=True)
+class Budget:
+    """At most ``limit`` of ``cost`` shall remain. ``name`` is for messages, such as MACs."""
+
+    name: str
+    cost: Cost
+    limit: float
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What every plan obeys.
+
+    Widths are multiples of ``align`` channels; past what alignment takes, no unit loses more than
+    ``max_pruned`` of its channels. ``scope``: ``global`` removes the block of lowest rank of all,
+    ``local`` takes the same share of every unit. ``rank``: a block's mean score, or that score by
+    the share of the budget that its removal saves.
+    """
+
+    align: int = 8
+    max_pruned: float = 0.9
+    scope: Literal["global", "local"] = "global"
+    rank: Literal["score", "score_per_cost"] = "score"
 
 
 @dataclass(frozen=True)
 class PrunePlan:
-    """Channels to remove, by root convolution, and the MACs before and after."""
+    """Channels to remove, by root convolution, and the resource before and after."""
 
     removed: Mapping[str, tuple[int, ...]]
-    macs_before: int
-    macs_after: int
+    before: float
+    after: float
 
 
+@dataclass
 class _State:
     """Channel counts while blocks are being removed."""
 
-    def __init__(self, units: Sequence[Unit], layers: Mapping[str, Layer]) -> None:
-        self.layers = layers
-        self.counts = {name: [layer.inputs, layer.outputs] for name, layer in layers.items()}
-        self.removed = [0] * len(units)
-        self.macs = sum(layer.macs(layer.inputs, layer.outputs) for layer in layers.values())
+    counts: dict[str, tuple[int, int]]
+    cost: Cost
+    removed: list[int]
+    total: float = field(init=False)
 
-    def after(self, unit: Unit, channels: int) -> tuple[dict[str, list[int]], int]:
-        """Channel counts of the layers touched, and all MACs, were ``channels`` removed."""
+    def __post_init__(self) -> None:
+        self.total = self.cost.fixed + sum(
+            self.cost.of(name, *count) for name, count in self.counts.items()
+        )
+
+    def after(self, unit: Unit, channels: int) -> tuple[dict[str, tuple[int, int]], float]:
+        """Counts of the layers touched, and the total, were ``channels`` more removed."""
         counts: dict[str, list[int]] = {}
         for effect in unit.effects:
             count = counts.setdefault(effect.conv, list(self.counts[effect.conv]))
             count[0 if effect.side == "in" else 1] -= effect.channels * channels
+        changed = {name: (count[0], count[1]) for name, count in counts.items()}
         delta = sum(
-            self.layers[name].macs(*count) - self.layers[name].macs(*self.counts[name])
-            for name, count in counts.items()
+            self.cost.of(name, *count) - self.cost.of(name, *self.counts[name])
+            for name, count in changed.items()
         )
-        return counts, self.macs + delta
+        return changed, self.total + delta
 
     def remove(self, index: int, unit: Unit, channels: int) -> None:
-        counts, self.macs = self.after(unit, channels)
-        self.counts.update(counts)
+        changed, self.total = self.after(unit, channels)
+        self.counts.update(changed)
         self.removed[index] += channels
 
 
 @dataclass(frozen=True)
 class _Candidate:
-    score: float
+    """One block. ``total`` is what would remain of the resource."""
+
+    rank: float
     index: int
     channels: int
-    macs: int
+    total: float
 
 
 def plan_channels(
     units: Sequence[Unit],
-    layers: Mapping[str, Layer],
-    keep_macs: float,
-    align: int,
-    max_pruned: float,
+    widths: Mapping[str, tuple[int, int]],
+    budget: Budget,
+    rules: Rules,
 ) -> PrunePlan:
-    """Choose the channels to remove so that ``keep_macs`` of the MACs remain.
+    """Choose the channels to remove so that the budget is met within 1 %.
 
-    Within 1 %, or as close below as blocks of ``align`` channels allow. The blocks go in the order
-    of their mean score over all units. Past what alignment takes, no unit loses more than
-    ``max_pruned`` of its channels, and what remains is a multiple of ``align``.
+    Args:
+        units: what may be removed.
+        widths: convolution -> (inputs that each filter sees, outputs).
+        budget: what may remain.
+        rules: alignment, cap and order.
+
+    Returns:
+        A plan within 1 % of the limit, or as close as aligned blocks come.
 
     Raises:
-        CompressError: if the target is out of reach; says what can be reached.
+        CompressError: if the budget is out of reach; says what can be reached.
     """
-    state = _State(units, layers)
-    before = state.macs
-    target = keep_macs * before
-    _align_widths(state, units, align)
-    while state.macs > target * (1 + TOLERANCE):
-        candidates = sorted(_candidates(state, units, align, max_pruned), key=lambda c: c.score)
+    state = _State(dict(widths), budget.cost, [0] * len(units))
+    before = state.total
+    _align_widths(state, units, rules.align)
+    while state.total > budget.limit * (1 + TOLERANCE):
+        candidates = sorted(_candidates(state, units, rules), key=lambda c: (c.rank, c.index))
         if not candidates:
-            raise CompressError(
-                f"prune: {keep_macs:.0%} of the MACs cannot be reached: with align {align} and at "
-                f"most {max_pruned:.0%} of a layer removed, {state.macs / before:.1%} remain. "
-                "Raise `target.macs` or `max_pruned`, or lower `align`."
-            )
-        best = _choose(candidates, target)
+            raise _out_of_reach(budget, rules, before, state.total)
+        best = _choose(candidates, budget.limit)
+        if best is None:
+            _settle(state, units, rules, budget.limit)
+            break
         state.remove(best.index, units[best.index], best.channels)
     removed = {
         root: tuple(sorted(order[: state.removed[index]]))
@@ -127,39 +170,105 @@ def plan_channels(
         for root, order in zip(unit.roots, unit.order, strict=True)
         if state.removed[index]
     }
-    return PrunePlan(removed, before, state.macs)
+    return PrunePlan(removed, before, state.total)
+
+
+def _out_of_reach(budget: Budget, rules: Rules, before: float, least: float) -> CompressError:
+    return CompressError(
+        f"prune: {budget.limit / before:.1%} of the {budget.name} cannot be reached: with align "
+        f"{rules.align} and at most {rules.max_pruned:.0%} of a layer removed, "
+        f"{least / before:.1%} remain. Raise the target or `max_pruned`, lower `align`, or take "
+        "layers out of `ignore` and `min_channels`."
+    )
+
+
+def _block(unit: Unit, align: int) -> int:
+    return lcm(align, unit.granularity)
 
 
 def _align_widths(state: _State, units: Sequence[Unit], align: int) -> None:
     for index, unit in enumerate(units):
-        excess = unit.width % align
-        if excess and unit.width < align:
+        block = _block(unit, align)
+        excess = unit.width % block
+        if excess and unit.width < block:
             raise CompressError(
-                f"prune: layer '{unit.roots[0]}' has {unit.width} channels, fewer than align "
-                f"{align}. Lower `align`."
+                f"prune: layer '{unit.roots[0]}' has {unit.width} channels, fewer than "
+                f"{'align' if block == align else 'its heads times align'} {block}. Lower `align`."
             )
         if excess:
             state.remove(index, unit, excess)
 
 
-def _candidates(
-    state: _State, units: Sequence[Unit], align: int, max_pruned: float
-) -> list[_Candidate]:
-    found = []
+def _candidates(state: _State, units: Sequence[Unit], rules: Rules) -> Iterator[_Candidate]:
     for index, unit in enumerate(units):
+        block = _block(unit, rules.align)
         start = state.removed[index]
-        left = unit.width - start - align
-        if left < align or left < unit.width * (1 - max_pruned):
+        left = unit.width - start - block
+        if left < max(block, unit.floor, unit.width * (1 - rules.max_pruned)):
             continue
-        score = sum(unit.scores[start : start + align]) / align
-        found.append(_Candidate(score, index, align, state.after(unit, align)[1]))
-    return found
+        total = state.after(unit, block)[1]
+        yield _Candidate(_rank(unit, start, block, state.total - total, rules), index, block, total)
 
 
-def _choose(candidates: Sequence[_Candidate], target: float) -> _Candidate:
-    """The lowest score; near the end, the lowest one that does not fall below the target."""
-    floor = target * (1 - TOLERANCE)
-    for candidate in candidates:
-        if candidate.macs >= floor:
-            return candidate
-    return max(candidates, key=lambda c: c.macs)
+def _rank(unit: Unit, start: int, block: int, saved: float, rules: Rules) -> float:
+    if rules.scope == "local":
+        return (start + block) / unit.width
+    score = sum(unit.scores[start : start + block])
+    if rules.rank == "score":
+        return score / block
+    return score / saved if saved > 0 else float("inf")
+
+
+def _choose(candidates: Sequence[_Candidate], limit: float) -> _Candidate | None:
+    """The lowest rank that does not fall below the limit; None near the end, if all do."""
+    floor = limit * (1 - TOLERANCE)
+    return next((candidate for candidate in candidates if candidate.total >= floor), None)
+
+
+@dataclass(frozen=True)
+class _Move:
+    """Blocks given back and removed at once. ``loss`` by rank, ``error`` relative to the limit."""
+
+    error: float
+    loss: float
+    back: int | None
+    further: int | None
+
+
+def _settle(state: _State, units: Sequence[Unit], rules: Rules, limit: float) -> None:
+    """Come as close to the limit as giving back and removing single blocks can.
+
+    Within the tolerance, the move that loses least by rank.
+    """
+    error = abs(state.total / limit - 1)
+    while error > TOLERANCE:
+        best = min(
+            _moves(state, units, rules, limit),
+            key=lambda move: (max(move.error, TOLERANCE), move.loss),
+            default=None,
+        )
+        if best is None or best.error >= error:
+            return
+        error = best.error
+        for index, sign in ((best.back, -1), (best.further, 1)):
+            if index is not None:
+                state.remove(index, units[index], sign * _block(units[index], rules.align))
+
+
+def _moves(state: _State, units: Sequence[Unit], rules: Rules, limit: float) -> Iterator[_Move]:
+    """Every single block back, every single block further, and every pair of the two."""
+    for candidate in _candidates(state, units, rules):
+        yield _Move(abs(candidate.total / limit - 1), candidate.rank, None, candidate.index)
+    for index, unit in enumerate(units):
+        block = _block(unit, rules.align)
+        if state.removed[index] < block:
+            continue
+        start, total = state.removed[index] - block, state.total
+        state.remove(index, unit, -block)
+        regained = _rank(unit, start, block, state.total - total, rules)
+        yield _Move(abs(state.total / limit - 1), -regained, index, None)
+        for candidate in _candidates(state, units, rules):
+            if candidate.index != index:
+                error = abs(candidate.total / limit - 1)
+                yield _Move(error, candidate.rank - regained, index, candidate.index)
+        state.remove(index, unit, block)

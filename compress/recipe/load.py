@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -16,7 +17,8 @@ from compress.recipe.normalise import normalise
 from compress.recipe.order import order_faults
 from compress.recipe.outline import outline
 from compress.recipe.overrides import apply_overrides
-from compress.recipe.schema import Recipe, TrainArguments
+from compress.recipe.schema import Recipe
+from compress.recipe.sections import TrainArguments
 from compress.recipe.tree import Fault, KeyPath, Place, Tree
 from compress.recipe.wording import did_you_mean
 
@@ -92,15 +94,10 @@ def _argument_faults(tree: Tree) -> list[Fault]:
     known = known_arguments()
     names = trainable(known)
     faults = []
-    for stage in outline(tree):
-        train = stage.raw.get("train")
-        given = {
-            key: value
-            for key, value in (train if isinstance(train, dict) else {}).items()
-            if key not in TrainArguments.model_fields
-        }
+    sections = chain.from_iterable(stage.sections("train") for stage in outline(tree))
+    for path, train in sections:
+        given = {k: v for k, v in train.items() if k not in TrainArguments.model_fields}
         for fault in argument_faults(given, known):
             near = did_you_mean(fault.key, names) if fault.unknown else ""
-            path = (*stage.path, "train", fault.key)
-            faults.append(Fault(path, f"{fault.message}{near}", at_key=fault.at_key))
+            faults.append(Fault((*path, fault.key), f"{fault.message}{near}", fault.at_key))
     return faults

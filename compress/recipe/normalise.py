@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from compress.recipe.schema import (
     BenchStage,
-    FinetuneStage,
     PruneStage,
-    QatStage,
     Recipe,
     Stage,
     TrainStage,
+    distill_of,
 )
 from compress.recipe.tree import KeyPath
 
@@ -42,12 +41,8 @@ def _role(stage: Stage) -> str:
 
 
 def _names_teacher(recipe: Recipe) -> bool:
-    return any(
-        isinstance(stage, FinetuneStage | QatStage)
-        and stage.distill is not None
-        and "teacher" in stage.distill.teachers
-        for stage in recipe.stages
-    )
+    sections = filter(None, map(distill_of, recipe.stages))
+    return any("teacher" in distill.teachers for _, distill in sections)
 
 
 def _with_alignment(stages: list[Stage]) -> list[Stage]:

@@ -11,6 +11,7 @@ from compress.recipe.tree import Fault, KeyPath, Tree
 from compress.recipe.wording import unknown
 
 _MODEL_YAML = (".yaml", ".yml")
+_MAP_METRICS = ("map50_95", "map50")
 
 
 def order_faults(tree: Tree) -> list[Fault]:
@@ -21,7 +22,7 @@ def order_faults(tree: Tree) -> list[Fault]:
     stages = outline(tree)
     if any(stage.kind not in STAGES for stage in stages):
         return []
-    rules = (_names, _sequence, _needs, _gates, _teachers, _weights)
+    rules = (_names, _sequence, _needs, _gates, _back_off, _sparsity, _teachers, _weights)
     return list(chain.from_iterable(rule(tree, stages) for rule in rules))
 
 
@@ -76,6 +77,40 @@ def _gates(tree: Tree, stages: list[StageOutline]) -> Iterator[Fault]:
         for path, name in _gate_references(stage):
             if name not in known:
                 yield Fault(path, _unknown_stage(tree, stages, name, known))
+
+
+def _back_off(tree: Tree, stages: list[StageOutline]) -> Iterator[Fault]:
+    """What is eased is an earlier prune stage, and a gate on mAP says when."""
+    del tree
+    for i, stage in enumerate(stages):
+        accept = stage.raw.get("accept")
+        gates = accept if isinstance(accept, dict) else {}
+        back_off = gates.get("back_off")
+        if not isinstance(back_off, dict):
+            continue
+        path = (*stage.path, "accept", "back_off")
+        prunes = [other.name for other in stages[: i + 1] if other.kind == "prune"]
+        name = back_off.get("stage", "prune")
+        if not prunes:
+            yield Fault(path, "there is no prune stage before it whose target could be eased")
+        elif isinstance(name, str) and name not in prunes:
+            message = f"no prune stage before it is named '{name}'{unknown(name, prunes)}"
+            yield Fault((*path, "stage"), message)
+        if not any(gates.get(metric) for metric in _MAP_METRICS):
+            wanted = " or ".join(f"`{metric}:`" for metric in _MAP_METRICS)
+            yield Fault(path, f"nothing says when to prune less: give a {wanted} gate beside it")
+
+
+def _sparsity(tree: Tree, stages: list[StageOutline]) -> Iterator[Fault]:
+    del tree
+    for i, stage in enumerate(stages):
+        pruned = any(other.kind == "prune" for other in stages[i:])
+        if stage.raw.get("sparsity") is not None and not pruned:
+            message = (
+                "no prune stage comes after it, so what the penalty drives to zero would never be "
+                "removed: put one behind this stage, or leave `sparsity:` out"
+            )
+            yield Fault((*stage.path, "sparsity"), message, at_key=True)
 
 
 def _teachers(tree: Tree, stages: list[StageOutline]) -> Iterator[Fault]:
@@ -140,13 +175,11 @@ def _gate_references(stage: StageOutline) -> Iterator[tuple[KeyPath, str]]:
 
 
 def _teacher_references(stage: StageOutline) -> Iterator[tuple[KeyPath, str]]:
-    distill = stage.raw.get("distill")
-    if not isinstance(distill, dict):
-        return
-    teachers = distill.get("teachers", ["teacher"])
-    for i, name in enumerate(teachers if isinstance(teachers, list) else ()):
-        if isinstance(name, str):
-            yield (*stage.path, "distill", "teachers", i), name
+    for path, distill in stage.sections("distill"):
+        teachers = distill.get("teachers", ["teacher"])
+        for i, name in enumerate(teachers if isinstance(teachers, list) else ()):
+            if isinstance(name, str):
+                yield (*path, "teachers", i), name
 
 
 def _unknown_stage(tree: Tree, stages: list[StageOutline], name: str, known: list[str]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,15 @@ class StageOutline:
     def role(self) -> str:
         """``base`` or ``teacher`` for a train stage, nothing for the others."""
         return default_name(self.raw) if self.kind == "train" else ""
+
+    def sections(self, name: str) -> Iterator[tuple[KeyPath, Mapping[str, Any]]]:
+        """The mappings under ``name`` in the stage itself and in its ``recover:``, with paths."""
+        recover = self.raw.get("recover")
+        holders = ((self.path, self.raw), ((*self.path, "recover"), recover))
+        for path, holder in holders:
+            section = holder.get(name) if isinstance(holder, Mapping) else None
+            if isinstance(section, Mapping):
+                yield (*path, name), section
 
 
 def outline(tree: Tree) -> list[StageOutline]:

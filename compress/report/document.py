@@ -15,7 +15,7 @@ import yaml
 
 from compress.errors import CompressError
 from compress.pipeline.files import write_text
-from compress.report import findings, numbers, plots, tables
+from compress.report import findings, numbers, plots, pruning, pruning_plots, tables
 from compress.report.figures import (
     Run,
     bench,
@@ -74,9 +74,14 @@ def _content(run: Run, folder: Path) -> dict[str, Any]:
         "missing": findings.missing(run, _planned(folder / RESOLVED_RECIPE)),
         "summary": tables.summary(run),
         "gates": tables.gates(run),
+        "trials": pruning.trials(run),
+        "trials_in": _trials_in(run),
+        "targets": pruning.targets(run),
+        "steps": {n: pruning.steps(found) for n, found in pruning.steps_of(run).items()},
+        "sensitivity": {n: pruning.sensitivity(f) for n, f in pruning.sensitivities(run).items()},
         "exported": tables.exported_files(run),
         "curves": tables.curves(run),
-        "channels": {n: tables.channels(found) for n, found in pruned_channels(run).items()},
+        "channels": {n: pruning.channels(found) for n, found in pruned_channels(run).items()},
         "warnings": list(bench(run).get("warnings") or []),
         "notes": _notes(run),
         "settings": tables.facts(_settings(run)),
@@ -158,6 +163,13 @@ def _notes(run: Run) -> list[str]:
     ]
 
 
+def _trials_in(run: Run) -> str:
+    """The folder of the cache that keeps every trial's files; empty where nothing was tried."""
+    kept = [trial.get("kept_in") or {} for trial in run.get("trials") or []]
+    folders = [Path(str(folder)).parent for found in kept for folder in found.values()]
+    return str(folders[0]) if folders else ""
+
+
 def _detections(run: Run, folder: Path) -> Path | None:
     """The picture of sample detections, relative to ``folder``; nothing outside of it."""
     files = [(stage.get("files") or {}).get(DETECTIONS) for stage in stages(run)]
@@ -212,16 +224,21 @@ def _plots(run: Run) -> dict[str, Any]:
     """SVG texts that are safe to show as they are; empty without matplotlib."""
     from markupsafe import Markup
 
+    sections = ("training", "channels", "steps", "sensitivity")
     if find_spec("matplotlib") is None:
-        return {"overview": [], "training": {}, "channels": {}}
+        return {"overview": [], **{section: {} for section in sections}}
     result = result_model(run)
     chosen = result.graph if result else None
     files = graphs(run)
     overview = (plots.accuracy_over_latency(files, chosen), plots.latency(files, chosen))
-    training = {name: plots.training(found) for name, found in training_curves(run).items()}
-    channels = {name: plots.channels(found) for name, found in pruned_channels(run).items()}
-    return {
-        "overview": [Markup(svg) for svg in overview if svg],
-        "training": {name: Markup(svg) for name, svg in training.items()},
-        "channels": {name: Markup(svg) for name, svg in channels.items()},
+    drawn = (
+        {name: plots.training(found) for name, found in training_curves(run).items()},
+        {name: pruning_plots.channels(found) for name, found in pruned_channels(run).items()},
+        {name: pruning_plots.steps(found) for name, found in pruning.steps_of(run).items()},
+        {n: pruning_plots.sensitivity(found) for n, found in pruning.sensitivities(run).items()},
+    )
+    by_stage = {
+        section: {name: Markup(svg) for name, svg in plotted.items() if svg}
+        for section, plotted in zip(sections, drawn, strict=True)
     }
+    return {"overview": [Markup(svg) for svg in overview if svg], **by_stage}

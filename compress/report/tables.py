@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from compress.report import numbers
@@ -16,61 +15,21 @@ from compress.report.figures import (
     base_model,
     graphs,
     models,
-    ratio,
     result_model,
     splits,
     stages,
     training_curves,
 )
+from compress.report.table import Column, Row, Table, number_columns, text_columns
 
 SHORT_HASH = 12
 _METRICS = {
     "map50": "mAP50",
     "map50_95": "mAP50-95",
     "speedup": "speedup",
+    "never_slower": "speedup to its parent, upper end",
     "size_share": "file size, share",
 }
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column. Neighbours of one ``group`` share a heading above their titles."""
-
-    title: str
-    group: str = ""
-    numeric: bool = True
-
-    @property
-    def full_title(self) -> str:
-        """Group and title in one line."""
-        return f"{self.group} {self.title}".strip()
-
-
-@dataclass(frozen=True)
-class Row:
-    """Cells in the order of the columns; the row of the result stands out."""
-
-    cells: tuple[str, ...]
-    stands_out: bool = False
-
-
-@dataclass(frozen=True)
-class Table:
-    """Columns and rows."""
-
-    columns: tuple[Column, ...]
-    rows: tuple[Row, ...]
-
-    @property
-    def groups(self) -> list[tuple[str, int]]:
-        """Headings above the columns, each with the number of columns that it spans."""
-        spans: list[tuple[str, int]] = []
-        for column in self.columns:
-            if spans and spans[-1][0] == column.group:
-                spans[-1] = (column.group, spans[-1][1] + 1)
-            else:
-                spans.append((column.group, 1))
-        return spans
 
 
 def summary(run: Run) -> Table:
@@ -83,8 +42,8 @@ def summary(run: Run) -> Table:
 def _summary_columns(run: Run) -> tuple[Column, ...]:
     exported = [f"Exported, {split}" for split in splits(run)]
     return (
-        *_texts("Stage"),
-        *_figures("Params", "MACs", "MB"),
+        *text_columns("Stage"),
+        *number_columns("Params", "MACs", "MB"),
         *_accuracy_columns(["PyTorch, val", *exported]),
         Column("to base", "Points on val"),
         *(Column(title, "Latency") for title in ("p50 ms", "FPS", "speedup")),
@@ -126,8 +85,8 @@ def gates(run: Run) -> Table:
         for stage in stages(run)
         for gate in stage.get("gates") or []
     ]
-    columns = (*_texts("Stage", "Metric"), *_figures("Value", "Limit"))
-    return Table((*columns, *_texts("Against", "Result")), tuple(rows))
+    columns = (*text_columns("Stage", "Metric"), *number_columns("Value", "Limit"))
+    return Table((*columns, *text_columns("Against", "Result")), tuple(rows))
 
 
 def _gate_cells(stage: Mapping[str, Any], gate: Mapping[str, Any]) -> tuple[str, ...]:
@@ -136,16 +95,22 @@ def _gate_cells(stage: Mapping[str, Any], gate: Mapping[str, Any]) -> tuple[str,
     passed = "passed" if gate.get("passed") else f"missed. To try: {gate.get('advice', '')}"
     return (
         str(stage.get("name", "")),
-        _METRICS.get(str(metric), str(metric)),
-        _gate_number(metric, value),
-        f"{side} {_gate_number(metric, limit)}",
+        metric_name(metric),
+        gate_number(metric, value),
+        f"{side} {gate_number(metric, limit)}",
         str(gate.get("against", "")),
         passed,
     )
 
 
-def _gate_number(metric: str | None, value: float | None) -> str:
-    if metric == "speedup":
+def metric_name(metric: object) -> str:
+    """What a gate looks at, in words."""
+    return _METRICS.get(str(metric), str(metric))
+
+
+def gate_number(metric: object, value: float | None) -> str:
+    """A gate's value or limit, in the unit of its metric."""
+    if metric in ("speedup", "never_slower"):
         return numbers.times(value)
     if metric == "size_share":
         return numbers.percent(value)
@@ -156,11 +121,11 @@ def exported_files(run: Run) -> Table:
     """Every exported file with all that was measured on it."""
     result = result_model(run)
     columns = (
-        *_texts("File", "Stage", "Precision"),
-        *_figures("MB"),
+        *text_columns("File", "Stage", "Precision"),
+        *number_columns("MB"),
         *_accuracy_columns(splits(run)),
         *(Column(title, "Latency, ms") for title in ("p50", "p90", "p99", "mean", "CV")),
-        *_figures("Samples", "FPS", "Speedup"),
+        *number_columns("Samples", "FPS", "Speedup"),
     )
     chosen = result.graph if result else None
     rows = [Row(_graph_cells(run, graph), graph == chosen) for graph in graphs(run)]
@@ -192,22 +157,13 @@ def curves(run: Run) -> Table:
         for name, found in training_curves(run).items()
         for curve, values in found.items()
     ]
-    return Table((*_texts("Stage", "Curve"), *_figures(*measures)), tuple(rows))
+    return Table((*text_columns("Stage", "Curve"), *number_columns(*measures)), tuple(rows))
 
 
 def _curve_cells(values: Sequence[float]) -> list[str]:
     finite = [value for value in values if math.isfinite(value)]
     figures = (finite[0], min(finite), max(finite), finite[-1]) if finite else ()
     return [str(len(values)), *(f"{figure:.4g}" for figure in figures or [math.nan] * 4)]
-
-
-def channels(layers: Mapping[str, tuple[int, int]]) -> Table:
-    """Channels of each layer before and after pruning."""
-    rows = [
-        Row((layer, str(before), str(after), numbers.percent(ratio(after, before))))
-        for layer, (before, after) in layers.items()
-    ]
-    return Table((*_texts("Layer"), *_figures("Before", "After", "Kept")), tuple(rows))
 
 
 def lineage(run: Run) -> Table:
@@ -217,7 +173,9 @@ def lineage(run: Run) -> Table:
         for stage in stages(run)
         for name, file in (stage.get("files") or {}).items()
     ]
-    return Table((*_texts("Stage", "File", "sha256", "Made of"), *_figures("Time")), tuple(rows))
+    return Table(
+        (*text_columns("Stage", "File", "sha256", "Made of"), *number_columns("Time")), tuple(rows)
+    )
 
 
 def _lineage_cells(stage: Mapping[str, Any], name: str, file: Mapping[str, Any]) -> tuple[str, ...]:
@@ -242,7 +200,7 @@ def facts(values: Mapping[str, Any]) -> Table:
     """Names and values, what is unknown left out."""
     found = [(name, value) for name, value in values.items() if value not in (None, "", [], {})]
     rows = [Row((name.replace("_", " "), _fact(value))) for name, value in found]
-    return Table(_texts("Fact", "Value"), tuple(rows))
+    return Table(text_columns("Fact", "Value"), tuple(rows))
 
 
 def _fact(value: Any) -> str:
@@ -253,11 +211,3 @@ def _fact(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return ", ".join(_fact(item) for item in value)
     return str(value)
-
-
-def _texts(*titles: str) -> tuple[Column, ...]:
-    return tuple(Column(title, numeric=False) for title in titles)
-
-
-def _figures(*titles: str) -> tuple[Column, ...]:
-    return tuple(Column(title) for title in titles)

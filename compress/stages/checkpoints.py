@@ -16,7 +16,7 @@ from compress.models.evaluate import evaluate
 from compress.models.inspect import count_macs, count_params
 from compress.models.trainer import Training, TrainingExtension, TrainingJob, train
 from compress.pipeline.contract import Artifact, Context, StageResult
-from compress.recipe.schema import Distill, TrainArguments
+from compress.recipe.sections import Distill, TrainArguments
 
 CHECKPOINT_FILE = "model.pt"
 
@@ -93,6 +93,7 @@ def checkpoint_result(
             "macs": count_macs(model, context.imgsz),
             "map50": accuracy.map50,
             "map50_95": accuracy.map50_95,
+            "map_subject": accuracy.subject,
             **(metrics or {}),
         },
     )

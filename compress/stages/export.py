@@ -12,13 +12,20 @@ from torch import Tensor, nn
 
 from compress.errors import CompressError
 from compress.models.checkpoint import load_checkpoint
-from compress.models.exportable import export_metadata, exportable, fused_copy
+from compress.models.exportable import (
+    boxes_and_scores,
+    decoded_output,
+    export_metadata,
+    exportable,
+    fused_copy,
+)
 from compress.models.images import load_image, pick
 from compress.pipeline.contract import Artifact, Context, StageResult
 from compress.quantize.simulation import Simulation
 from compress.recipe.schema import ExportStage
 from export.dialects import write_dialect
 from export.float_onnx import export_float
+from export.pad import pad_file
 from export.parity import Parity, compare, run_onnx
 from export.placement import conv_names, find_placement
 from export.ranges import load_ranges
@@ -59,8 +66,10 @@ def run(config: ExportStage, inputs: Mapping[str, Artifact], context: Context) -
             path = context.out / f"{name}.onnx"
             metadata = export_metadata(model, context.imgsz)
             export_float(exportable(model), context.imgsz, path, config.opset, metadata)
+            if config.pad_outputs is not None:
+                pad_file(path, config.pad_outputs)
             files[name] = path.name
-            parity[name] = _checked(_outputs(model, images), path, images, _FLOAT)
+            parity[name] = _checked(model, _outputs(model, images), path, images, _FLOAT)
             bar.advance(1, name)
         for target in targets:
             float_file, path = context.out / files[name], context.out / f"int8-{target}.onnx"
@@ -68,7 +77,7 @@ def run(config: ExportStage, inputs: Mapping[str, Artifact], context: Context) -
             write_dialect(target, float_file, load_ranges(ranges_file), path)
             expected = expected or _simulated(model, ranges_file, float_file, images)
             files[path.stem] = path.name
-            parity[path.stem] = _checked(expected, path, images, _LIMITS[target])
+            parity[path.stem] = _checked(model, expected, path, images, _LIMITS[target])
             bar.advance(1, target)
     return StageResult(
         files,
@@ -86,13 +95,18 @@ def _parity_images(config: ExportStage, context: Context) -> list[Tensor]:
 
 def _outputs(model: nn.Module, images: Sequence[Tensor]) -> list[Tensor]:
     with torch.no_grad():
-        return [model(image)[0] for image in images]
+        return [boxes_and_scores(model, decoded_output(model, image)) for image in images]
 
 
 def _checked(
-    expected: Sequence[Tensor], path: Path, images: Sequence[Tensor], limit: Limit
+    model: nn.Module,
+    expected: Sequence[Tensor],
+    path: Path,
+    images: Sequence[Tensor],
+    limit: Limit,
 ) -> Parity:
-    actual = run_onnx(path, [image.numpy() for image in images])
+    found = map(torch.from_numpy, run_onnx(path, [image.numpy() for image in images]))
+    actual = [boxes_and_scores(model, output).numpy() for output in found]
     parity = compare([output.numpy() for output in expected], actual)
     if parity.score > limit.score or parity.box > limit.box:
         raise CompressError(

@@ -1,48 +1,195 @@
-"""Stage ``prune``: aligned channels of lowest importance go until the MACs target is met."""
+"""Stage ``prune``: aligned channels of lowest importance go until the target is met."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
 
+from torch import nn
+
+from compress.models.batchnorm import reestimate
 from compress.models.checkpoint import load_checkpoint
-from compress.models.inspect import conv_widths
+from compress.models.evaluate import evaluate
+from compress.models.inspect import conv_widths, count_macs
 from compress.pipeline.contract import Artifact, Context, StageResult
-from compress.prune.prune import prune_model
-from compress.prune.solver import TOLERANCE
+from compress.prune.cost import keep_share, total_of
+from compress.prune.latency import TOLERANCE as TIME_TOLERANCE
+from compress.prune.latency import reach_share
+from compress.prune.prune import Exemptions, Pruned, prune_model
+from compress.prune.sensitivity import weights_from
+from compress.prune.solver import TOLERANCE, Budget, Rules
+from compress.prune.spec import spec_of
 from compress.recipe.schema import PruneStage
-from compress.stages.checkpoints import checkpoint_result
+from compress.stages.checkpoints import checkpoint_result, distillation, fit, with_weights
+from compress.stages.importance import importance_of
+from compress.stages.timing import ParentTimer
+
+SPEC_FILE = "model.json"
+LAYER_TIMES = "layer_times.json"
 
 
 def run(config: PruneStage, inputs: Mapping[str, Artifact], context: Context) -> StageResult:
-    """Prune the chain's checkpoint."""
-    parent = load_checkpoint(inputs["checkpoint"].path)
-    pruned = prune_model(
-        parent,
-        imgsz=context.imgsz,
-        keep_macs=config.target.macs,
-        align=config.align,
-        max_pruned=config.max_pruned,
-        ignore=config.ignore,
-    )
-    after = conv_widths(pruned.model)
-    channels = {name: [width, after[name]] for name, width in conv_widths(parent).items()}
-    kept = pruned.plan.macs_after / pruned.plan.macs_before
+    """Prune the chain's checkpoint, in one step or in several with training between them.
+
+    Raises:
+        CompressError: if the target is out of reach; says what can be reached.
+    """
+    pruning = _Pruning(config, inputs, context)
+    pruned, steps = pruning.in_steps()
+    model, batchnorm = pruning.settled(pruned.model)
+    (context.out / SPEC_FILE).write_text(json.dumps(spec_of(model), indent=1) + "\n")
+    metrics = pruning.metrics(model, pruned)
     return checkpoint_result(
-        pruned.model,
+        model,
         context,
-        metrics={
-            "channels": channels,
-            "macs_kept": kept,
-            "macs_target": config.target.macs,
-            "notes": _notes(kept, config),
-        },
+        files={"spec": SPEC_FILE},
+        metrics={**metrics, "batchnorm": batchnorm, "steps": steps},
     )
 
 
-def _notes(kept: float, config: PruneStage) -> list[str]:
-    if abs(kept / config.target.macs - 1) <= TOLERANCE:
-        return []
-    return [
-        f"{kept:.1%} of the MACs are left where {config.target.macs:.1%} were asked for: blocks of "
-        f"{config.align} channels come no closer"
-    ]
+class _Pruning:
+    """One prune stage at work on its parent."""
+
+    def __init__(
+        self, config: PruneStage, inputs: Mapping[str, Artifact], context: Context
+    ) -> None:
+        self._config, self._inputs, self._context = config, inputs, context
+        self._parent = load_checkpoint(inputs["checkpoint"].path)
+        self._weights: Mapping[str, float] = {}
+        if "sensitivity" in inputs:
+            self._weights = weights_from(json.loads(inputs["sensitivity"].path.read_text()))
+
+    def in_steps(self) -> tuple[Pruned, list[dict[str, float]]]:
+        """The same share of what is left goes in each step; training follows all but the last."""
+        model, keep, count = self._parent, self._config.target.keep, self._config.steps
+        steps = []
+        for number in range(1, count):
+            share = keep ** (number / count)
+            model = self._recovered(self._cut(model, share).model, number)
+            steps.append(self._measured(model, share))
+        if self._config.target.resource == "latency":
+            pruned = self._cut_to_time(model, keep)
+        else:
+            pruned = self._cut(model, keep)
+        if count > 1:
+            steps.append(self._measured(pruned.model, keep))
+        return pruned, steps
+
+    def settled(self, model: nn.Module) -> tuple[nn.Module, dict[str, float]]:
+        """``model`` with BatchNorm statistics re-estimated, where that is better on val.
+
+        It wins back much of what the cut cost where the net was trained on images like these;
+        where statistics come from far more, or from augmented images, they may be better as is.
+        """
+        context = self._context
+        if self._config.bn_images == 0:
+            return model, {}
+        candidate = reestimate(
+            model,
+            context.data.yaml,
+            context.imgsz,
+            self._config.bn_images,
+            seed=context.seed,
+            device=context.device,
+            progress=context.progress,
+        )
+        kept, found = self._map(model), self._map(candidate)
+        figures = {"as_cut": kept, "reestimated": found}
+        return (candidate if found > kept else model), figures
+
+    def metrics(self, model: nn.Module, pruned: Pruned) -> dict[str, Any]:
+        """What became of ``model``, whose time is measured where the recipe wants to know it."""
+        config, imgsz = self._config, self._context.imgsz
+        timed = config.target.resource == "latency" or config.accept.never_slower
+        precise = config.target.resource == "latency"
+        timing = self._timer.time(model, precise) if timed else None
+        if config.target.resource == "latency" and timing is not None:
+            kept = timing.share
+        else:
+            kept = pruned.plan.after / total_of(self._budget.cost, self._parent)
+        after = conv_widths(model)
+        return {
+            "channels": {n: [width, after[n]] for n, width in conv_widths(self._parent).items()},
+            "macs_kept": count_macs(model, imgsz) / count_macs(self._parent, imgsz),
+            "target": {
+                "resource": config.target.resource,
+                "keep": config.target.keep,
+                "kept": kept,
+            },
+            "left_whole": dict(pruned.left_whole),
+            "notes": _notes(kept, config, pruned),
+            **({"timing": timing.metrics()} if timing is not None else {}),
+        }
+
+    @cached_property
+    def _timer(self) -> ParentTimer:
+        context, threads = self._context, self._config.latency.threads
+        folder = context.scratch / "timing"
+        return ParentTimer(
+            self._parent, context.imgsz, threads, folder, context.seed, context.progress
+        )
+
+    @cached_property
+    def _budget(self) -> Budget:
+        """The target as a share of the parent's own cost."""
+        resource, keep = self._config.target.resource, self._config.target.keep
+        if resource != "latency":
+            return keep_share(self._parent, self._context.imgsz, resource, keep)
+        cost = self._timer.cost(self._parent, self._context.shared / LAYER_TIMES)
+        return Budget("time", cost, keep * total_of(cost, self._parent))
+
+    def _cut(self, model: nn.Module, keep: float) -> Pruned:
+        """``model`` cut until ``keep`` of the parent's cost remains."""
+        config, budget = self._config, self._budget
+        return prune_model(
+            model,
+            replace(budget, limit=budget.limit / config.target.keep * keep),
+            Rules(config.align, config.max_pruned, config.scope, config.rank),
+            importance_of(
+                config.importance, model, self._context, config.gradient_batches, self._weights
+            ),
+            Exemptions(config.ignore, config.min_channels),
+        )
+
+    def _cut_to_time(self, model: nn.Module, keep: float) -> Pruned:
+        """Cut by the layers' times, and again until the whole net's measured time is right."""
+        return reach_share(
+            keep,
+            plan=lambda share: self._cut(model, share),
+            measure=lambda pruned: self._timer.time(pruned.model, precise=True).share,
+        ).model
+
+    def _recovered(self, model: nn.Module, number: int) -> nn.Module:
+        recover = self._config.recover
+        assert recover is not None  # the recipe's schema ties it to `steps`
+        context = replace(self._context, scratch=self._context.scratch / f"step-{number}")
+        extensions = distillation(recover.distill, self._inputs, context)
+        title = f"{self._config.name} {number}/{self._config.steps}"
+        return with_weights(model, fit(model, recover.train, context, title, extensions)).eval()
+
+    def _measured(self, model: nn.Module, keep: float) -> dict[str, float]:
+        imgsz = self._context.imgsz
+        share = count_macs(model, imgsz) / count_macs(self._parent, imgsz)
+        return {"keep": keep, "macs_kept": share, "map50_95": self._map(model)}
+
+    def _map(self, model: nn.Module) -> float:
+        """mAP50-95 on val."""
+        context = self._context
+        data, device = context.data.yaml, context.device
+        return evaluate(model, data, context.imgsz, device=device).map50_95
+
+
+def _notes(kept: float, config: PruneStage, pruned: Pruned) -> list[str]:
+    target = config.target
+    notes = [f"{name} was left whole: {why}" for name, why in pruned.left_whole.items()]
+    tolerance = TIME_TOLERANCE if target.resource == "latency" else TOLERANCE
+    if abs(kept / target.keep - 1) > tolerance:
+        what = {"macs": "MACs", "params": "parameters", "latency": "time"}[target.resource]
+        notes.append(
+            f"{kept:.1%} of the {what} are left where {target.keep:.1%} were asked for: blocks of "
+            f"{config.align} channels come no closer"
+        )
+    return notes

@@ -13,7 +13,7 @@ from compress.pipeline.contract import Context, StageResult
 from compress.quantize.calibration import calibrate, clipped_shares
 from compress.quantize.prepare import simulate
 from compress.quantize.simulation import Simulation
-from compress.recipe.schema import Quantization
+from compress.recipe.sections import Quantization
 from compress.stages.checkpoints import checkpoint_result
 
 RANGES_FILE = "ranges.json"

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compress.data.dataset import check_labels, load_dataset
-from compress.data.labels import label_faults
+from compress.data.labels import RowForm, label_faults
 from compress.errors import CompressError
 
 CLASSES = 4
@@ -45,7 +45,7 @@ def text_of(rows: list[tuple[float, ...]]) -> str:
 
 @given(st.lists(box))
 def test_sound_boxes_have_no_fault(rows: list[tuple[float, ...]]) -> None:
-    assert label_faults(text_of(rows), CLASSES) == []
+    assert label_faults(text_of(rows), RowForm(CLASSES)) == []
 
 
 @given(st.lists(box, max_size=8), st.sampled_from(sorted(BOX_FAULTS)), st.data())
@@ -55,7 +55,7 @@ def test_a_faulty_box_is_found_at_its_line(
     lines = text_of(rows).splitlines()
     place = data.draw(st.integers(0, len(lines)))
     lines.insert(place, fault)
-    [(line, message)] = label_faults("\n".join(lines), CLASSES)
+    [(line, message)] = label_faults("\n".join(lines), RowForm(CLASSES))
     assert line == place + 1
     assert BOX_FAULTS[fault] in message
 
@@ -63,7 +63,7 @@ def test_a_faulty_box_is_found_at_its_line(
 @pytest.mark.parametrize("fault", LONG_FAULTS)
 def test_a_faulty_polygon_or_pose_is_found(fault: str) -> None:
     polygon = "0 0.1 0.1 0.9 0.1 0.5 0.9\n"
-    [(line, message)] = label_faults(polygon + fault, CLASSES)
+    [(line, message)] = label_faults(polygon + fault, RowForm(CLASSES))
     assert line == 2
     assert LONG_FAULTS[fault] in message
 
@@ -81,11 +81,11 @@ def test_a_faulty_polygon_or_pose_is_found(fault: str) -> None:
     ],
 )
 def test_what_ultralytics_takes_is_sound(text: str) -> None:
-    assert label_faults(text, CLASSES) == []
+    assert label_faults(text, RowForm(CLASSES)) == []
 
 
 def test_boxes_and_polygons_in_one_file_are_a_fault() -> None:
-    [(_, message)] = label_faults(ROW + "0 0.1 0.1 0.9 0.1 0.5 0.9\n", CLASSES)
+    [(_, message)] = label_faults(ROW + "0 0.1 0.1 0.9 0.1 0.5 0.9\n", RowForm(CLASSES))
     assert "mixed" in message
 
 
@@ -120,5 +120,5 @@ def test_a_large_set_is_checked_fast() -> None:
     text = ROW * 50
     began = time.process_time()
     for _ in range(2000):
-        label_faults(text, CLASSES)
+        label_faults(text, RowForm(CLASSES))
     assert time.process_time() - began < 2.0  # a quarter of VisDrone; it takes about 0.2 s

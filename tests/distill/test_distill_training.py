@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_nets import IMGSZ, NAMES, Silent, settled_net
+from small_nets import IMGSZ, NAMES, Silent, pruned_copy, settled_net
 from torch import Tensor, nn
 from ultralytics.cfg import get_cfg
 
@@ -22,7 +22,6 @@ from compress.errors import CompressError
 from compress.models.build import build_model
 from compress.models.inspect import neck_layers
 from compress.models.trainer import TrainingJob, train
-from compress.prune.prune import prune_model
 
 CPU = torch.device("cpu")
 TERM = FeatureTerm("cwd", cwd, 1.0)
@@ -152,7 +151,7 @@ def test_features_are_the_inputs_of_the_head_in_float32(
 
 
 def test_a_pruned_student_learns_from_its_parent(net: nn.Module, images: Tensor) -> None:
-    pruned = prune_model(net, IMGSZ, keep_macs=0.4, align=4, max_pruned=0.9).model
+    pruned = pruned_copy(net, 0.4)
     bench = Bench(pruned, net, terms=[TERM])
     _, items = bench.loss(images)
     assert items["cwd_loss"].item() > 0

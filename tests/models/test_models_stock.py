@@ -10,7 +10,7 @@ from typing import Any
 
 import cv2
 import pytest
-from small_nets import IMGSZ, NAMES, calibrated
+from small_nets import IMGSZ, NAMES, calibrated, pruned_copy
 from torch import Tensor, nn
 from ultralytics import YOLO
 
@@ -19,7 +19,6 @@ from compress.models.checkpoint import save_checkpoint
 from compress.models.evaluate import evaluate
 from compress.models.exportable import export_metadata, exportable, unfuse_into
 from compress.models.inspect import count_params, detect_head
-from compress.prune.prune import prune_model
 from export.float_onnx import export_float
 
 # the import system refuses our packages, installed or not
@@ -59,7 +58,7 @@ print(json.dumps({"found": found, "ours": sorted(ours)}))
 def files(net: nn.Module, images: Tensor, tmp_path: Path) -> dict[Path, nn.Module]:
     """Checkpoint or ONNX file -> the model that it holds."""
     detect_head(net).cv3[0][-1].bias.data[1] = 2.0  # sure of something
-    pruned = prune_model(net, IMGSZ, keep_macs=0.93, align=4, max_pruned=0.9).model
+    pruned = pruned_copy(net, 0.93)
     simulated = calibrated(pruned, [images]).model
     models = {
         tmp_path / "base.pt": net,

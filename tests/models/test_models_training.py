@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_nets import IMGSZ, Silent
+from small_nets import IMGSZ, Silent, pruned_copy
 from torch import Tensor, nn
 
 from compress.distill.extension import Distillation, FeatureTerm
@@ -18,7 +18,6 @@ from compress.errors import CompressError
 from compress.models.checkpoint import load_checkpoint, save_checkpoint
 from compress.models.inspect import conv_widths
 from compress.models.trainer import TrainingExtension, TrainingJob, train
-from compress.prune.prune import prune_model
 
 
 @pytest.fixture
@@ -52,7 +51,7 @@ def test_a_frozen_checkpoint_is_trained(
 
 
 def test_pruned_widths_survive_training(net: nn.Module, job: Callable[..., TrainingJob]) -> None:
-    pruned = prune_model(net, IMGSZ, keep_macs=0.5, align=4, max_pruned=0.9).model
+    pruned = pruned_copy(net, 0.5)
     before = conv_widths(pruned)
     assert before != conv_widths(net)
     training = train(deepcopy(pruned), job(), Silent(), "test")

@@ -42,6 +42,8 @@ class Lines:
 
 
 Hook = Callable[[str, str, Context], None]
+# mAP of each stage by name: a number, or a function of the share that the last prune stage keeps
+Maps = Mapping[str, float | Callable[[float], float]]
 
 
 def no_hook(stage: str, moment: str, context: Context) -> None:
@@ -53,7 +55,8 @@ class FakeKind(StageKind):
     """A row whose function writes hashes; ``hook`` hears ``begin``, ``between`` and ``end``."""
 
     hook: Hook = no_hook
-    maps: Mapping[str, float] | None = None
+    maps: Maps | None = None
+    timing: Mapping[str, Any] = field(default_factory=lambda: {"speedup_ci": [1.2, 1.4]})
 
     def function(self) -> StageFunction:
         def work(config: Any, inputs: Mapping[str, Artifact], context: Context) -> StageResult:
@@ -63,15 +66,25 @@ class FakeKind(StageKind):
             digest.update(repr(config.model_dump(exclude={"name", "accept", "distill"})).encode())
             for name, item in sorted(inputs.items()):
                 digest.update(name.encode() + item.path.read_bytes())
-            files = _files(self.name, inputs)
+            files, keep = _files(self.name, inputs), _keep(config, inputs)
             for index, file in enumerate(files.values()):
                 if index:
                     self.hook(self.name, "between", context)
-                (context.out / file).write_text(f"{file} {digest.hexdigest()}")
+                (context.out / file).write_text(f"{file} {keep} {digest.hexdigest()}")
             self.hook(self.name, "end", context)
-            return StageResult(files, _metrics(config, self.maps or MAP, inputs))
+            metrics = _metrics(config, self.maps or MAP, inputs, keep)
+            timed = {"timing": self.timing} if self.name == "prune" else {}
+            return StageResult(files, metrics | timed)
 
         return work
+
+
+def _keep(config: Any, inputs: Mapping[str, Artifact]) -> float:
+    """What the last prune stage kept: files hand it on."""
+    if config.stage == "prune":
+        return float(config.target.keep)
+    files = [item.path.read_text().split() for item in inputs.values()]
+    return min((float(text[1]) for text in files if len(text) == 3), default=1.0)
 
 
 def _files(stage: str, inputs: Mapping[str, Artifact]) -> dict[str, str]:
@@ -80,15 +93,25 @@ def _files(stage: str, inputs: Mapping[str, Artifact]) -> dict[str, str]:
         return {name: f"{name}.onnx" for name in [*names, "int8-onnxruntime"]}
     if stage == "bench":
         return {"detections": "detections.jpg", "measurements": "bench.json"}
+    if stage == "sensitivity":
+        return {"sensitivity": "sensitivity.json"}
+    if stage == "prune":
+        return {"checkpoint": "model.pt", "spec": "model.json"}
     ranges = {"ranges": "ranges.json"} if stage in ("ptq", "qat") else {}
     return {"checkpoint": "model.pt"} | ranges
 
 
-def _metrics(config: Any, maps: Mapping[str, float], inputs: Mapping[str, Artifact]) -> Any:
-    if config.stage == "export":
+def _metrics(config: Any, maps: Maps, inputs: Mapping[str, Artifact], keep: float) -> Any:
+    def score(name: str) -> float:
+        found = maps[name]
+        return found(keep) if callable(found) else found
+
+    if config.stage in ("export", "sensitivity"):
         return {}
     if config.stage != "bench":
-        return {"map50_95": maps[config.name], "map50": maps[config.name] + 0.2, "params": 1000}
+        measured = {"map50_95": score(config.name), "map50": score(config.name) + 0.2}
+        pruned = {"target": {"kept": keep}} if config.stage == "prune" else {}
+        return measured | {"params": 1000} | pruned
     rows = [
         {
             "graph": name.partition(".")[2],
@@ -96,17 +119,17 @@ def _metrics(config: Any, maps: Mapping[str, float], inputs: Mapping[str, Artifa
             "precision": "int8" if "int8" in name else "fp32",
             "bytes": 100 if "int8" in name else 1000,
             "speedup": 3.0 if "int8" in name else 1.0,
-            "map": {"val": {"map50_95": maps["qat" if "int8" in name else name.partition(".")[2]]}},
+            "map": {"val": {"map50_95": score("qat" if "int8" in name else name.split(".")[1])}},
         }
         for name in inputs
     ]
     return {"bench": {"rows": rows, "result": "int8-onnxruntime"}}
 
 
-def fake_table(
-    hook: Hook = no_hook, maps: Mapping[str, float] | None = None
-) -> dict[str, StageKind]:
-    return {name: FakeKind(**vars(kind), hook=hook, maps=maps) for name, kind in STAGES.items()}
+def fake_table(hook: Hook = no_hook, **fields: Any) -> dict[str, StageKind]:
+    """The real table with fake functions; ``fields`` are ``maps`` and ``timing``."""
+    given = {name: value for name, value in fields.items() if value is not None}
+    return {name: FakeKind(**vars(kind), hook=hook, **given) for name, kind in STAGES.items()}
 
 
 def recipe(
@@ -175,12 +198,13 @@ class Desk:
         of: Recipe | None = None,
         selection: Selection | None = None,
         hook: Hook = no_hook,
-        maps: Mapping[str, float] | None = None,
+        maps: Maps | None = None,
         place: Place | None = None,
         job: Job | None = None,
+        timing: Mapping[str, Any] | None = None,
     ) -> Outcome:
         self.lines.said.clear()
-        table = fake_table(hook, maps)
+        table = fake_table(hook, maps=maps, timing=timing)
         place = place or self.place
         job = job or self.job(of)
         return run(job, place, self.lines, self.report, selection, table, check=self.check)

@@ -59,6 +59,32 @@ def test_unmeasured_is_an_error_not_a_pass() -> None:
         gates("qat", accept, {"qat": {"map50": 0.9}})
 
 
+BLAME = [{"layer": f"model.{n}.conv", "parent_ms": 1.0, "ms": 1.5} for n in range(9)]
+
+
+def on_time(low: float, high: float, **accept: Any) -> list[GateResult]:
+    timing = {"speedup_ci": [low, high], "blame": BLAME}
+    return gates("prune", accept, {"base": {}, "prune": {"timing": timing}})
+
+
+@pytest.mark.parametrize(("high", "passed"), [(0.99, False), (1.0, True), (1.3, True)])
+def test_never_slower_misses_only_what_is_slower_beyond_noise(high: float, passed: bool) -> None:
+    (result,) = on_time(0.9, high)
+    assert (result.metric, result.against, result.passed) == ("never_slower", "base", passed)
+
+
+def test_slower_is_told_with_the_layers_to_blame() -> None:
+    (result,) = on_time(0.7, 0.8)
+    assert "model.0.conv (1 -> 1.5 ms)" in str(result)
+    assert "model.8.conv" not in str(result)
+
+
+def test_never_slower_can_be_switched_off_and_is_no_pass_where_nothing_was_timed() -> None:
+    assert on_time(0.1, 0.2, never_slower=False) == []
+    with pytest.raises(CompressError, match="'prune' has the gate never_slower, but did not"):
+        gates("prune", {}, {"base": {}, "prune": {}})
+
+
 ROWS = [
     {
         "graph": "base",

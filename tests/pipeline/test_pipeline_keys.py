@@ -24,7 +24,7 @@ def material(job: Job, name: str = "finetune", table: Any = None, **inputs: str)
     return key_material(step, job, given)
 
 
-KEPT = {"base": "7de2532698009463", "prune": "79998230764fb55e", "finetune": "42901948c6548afd"}
+KEPT = {"base": "7de2532698009463", "prune": "fb07063a0a002dfc", "finetune": "4083dcc022191327"}
 DISTILL = {"losses": [{"kind": "cwd"}]}
 CHANGES: dict[str, Callable[[Job], dict[str, Any]]] = {
     "train.epochs 60 -> 80": lambda job: material(
@@ -48,8 +48,8 @@ CHANGES: dict[str, Callable[[Job], dict[str, Any]]] = {
     "its input 'teacher.1' changed": lambda job: material(
         job, **{"checkpoint": "a", "teacher.0": "b", "teacher.1": "c"}
     ),
-    "the stage itself changed (version 1 -> 2)": lambda job: material(
-        job, table={name: replace(kind, version=2) for name, kind in fake_table().items()}
+    "the stage itself changed (version 1 -> 9)": lambda job: material(
+        job, table={name: replace(kind, version=9) for name, kind in fake_table().items()}
     ),
 }
 
@@ -117,6 +117,8 @@ def test_keys_of_trainings_on_the_cpu_stay_what_they_are(
 ) -> None:
     """Hours of work are stored under them: a change here must be one of ``version``."""
     monkeypatch.setattr(keys, "version", lambda name: "1.0")
+    machine = SimpleNamespace(cpu="cpu", usable_cores=2)
+    monkeypatch.setattr(keys, "read_machine", lambda: machine)
     digests = {name: key_of(material(desk.job(), name))[:16] for name in KEPT}
     assert digests == KEPT
 
@@ -126,14 +128,46 @@ def test_defaults_written_out_leave_the_key(desk: Desk) -> None:
     assert material(desk.job(spelled)) == material(desk.job())
 
 
-def test_only_bench_depends_on_the_machine(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    def on(cpu: str, name: str) -> str:
+UNTIMED = {"accept": {"never_slower": False}}
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "depends"),
+    [
+        ("bench", {}, True),
+        ("prune", {}, True),
+        ("prune", UNTIMED, False),
+        ("prune", UNTIMED | {"target": {"latency": 0.5}}, True),
+        *((name, {}, False) for name in ("base", "finetune", "qat", "export")),
+    ],
+)
+def test_only_what_measures_time_depends_on_the_machine(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, name: str, changes: dict[str, Any], depends: bool
+) -> None:
+    def on(cpu: str) -> str:
         machine = SimpleNamespace(cpu=cpu, usable_cores=4)
         monkeypatch.setattr(keys, "read_machine", lambda: machine)
-        return key_of(material(desk.job(), name))
+        return key_of(material(desk.job(recipe({name: changes})), name))
 
-    assert on("fast", "bench") != on("slow", "bench")
-    assert all(on("fast", name) == on("slow", name) for name in ("base", "qat", "export"))
+    assert (on("fast") != on("slow")) == depends
+
+
+def test_whether_time_is_measured_is_in_the_key_and_other_gates_are_not(desk: Desk) -> None:
+    def of(accept: dict[str, Any]) -> dict[str, Any]:
+        return material(desk.job(recipe({"prune": {"accept": accept}})), "prune")
+
+    other = {"map50": {"max_drop": 0.1}, "back_off": {"tries": 9}}
+    assert of(other) == of({})
+    assert "accept.never_slower True -> False" in differences(of({}), of({"never_slower": False}))
+
+
+def test_references_of_teachers_that_help_recover_leave_the_key(desk: Desk) -> None:
+    def of(teacher: str) -> dict[str, Any]:
+        recover = {"train": {"epochs": 1}, "distill": DISTILL | {"teachers": [teacher]}}
+        job = desk.job(recipe({"prune": {"steps": 2, "recover": recover}}))
+        return material(job, "prune", **{"checkpoint": "a", "teacher.0": "b"})
+
+    assert of("teacher") == of("base")
 
 
 def test_a_changed_field_of_every_stage_is_seen(desk: Desk) -> None:

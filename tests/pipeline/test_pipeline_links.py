@@ -8,8 +8,9 @@ from pipeline_fakes import recipe
 
 from compress.errors import CompressError
 from compress.pipeline.contract import Artifact
+from compress.pipeline.job import written_at
 from compress.pipeline.links import FromRecipe, FromStage, link_steps, resolve_inputs
-from compress.recipe.schema import Recipe
+from compress.recipe.schema import Recipe, SensitivityStage
 
 
 def links(of: Recipe) -> dict[str, dict[str, Any]]:
@@ -47,6 +48,41 @@ def test_several_teachers_keep_their_order_and_files_are_named_by_the_recipe() -
     assert found["teacher.0"] == FromStage("base", "checkpoint")
     assert found["teacher.1"] == FromRecipe("x.pt")
     assert found["teacher.2"] == FromStage("teacher", "checkpoint")
+
+
+def with_sensitivity(of: Recipe, at: int) -> Recipe:
+    """``of`` with a sensitivity stage as its ``at``-th."""
+    measure = SensitivityStage(stage="sensitivity")
+    return of.model_copy(update={"stages": [*of.stages[:at], measure, *of.stages[at:]]})
+
+
+def test_prune_takes_the_sensitivity_of_the_checkpoint_that_it_prunes() -> None:
+    of = recipe(only=["base", "prune", "export"])
+    found = links(with_sensitivity(of, 1))
+    assert found["sensitivity"] == {"checkpoint": FromStage("base", "checkpoint")}
+    assert found["prune"]["sensitivity"] == FromStage("sensitivity", "sensitivity")
+    assert list(found["export"]) == ["checkpoint.base", "checkpoint.prune"]
+
+
+def test_prune_takes_no_sensitivity_of_another_checkpoint() -> None:
+    of = recipe({"finetune": {"distill": None}}, only=["base", "prune", "finetune"])
+    base, prune, finetune = of.stages
+    tuned_between = with_sensitivity(of.model_copy(update={"stages": [base, finetune, prune]}), 1)
+    assert "sensitivity" in links(tuned_between)
+    assert "sensitivity" not in links(tuned_between)["prune"]
+    assert "sensitivity" not in links(with_sensitivity(of, 2))["prune"]
+
+
+def test_a_prune_stage_that_recovers_takes_its_teachers() -> None:
+    distill = {"teachers": ["base", "x.pt"], "losses": [{"kind": "cwd"}]}
+    recover = {"train": {"epochs": 1}, "distill": distill}
+    of = recipe({"prune": {"steps": 2, "recover": recover}}, only=["base", "prune"])
+    assert links(of)["prune"] == {
+        "checkpoint": FromStage("base", "checkpoint"),
+        "teacher.0": FromStage("base", "checkpoint"),
+        "teacher.1": FromRecipe("x.pt"),
+    }
+    assert written_at(of, "x.pt") == ("stages", 1, "recover", "distill", "teachers", 1)
 
 
 def test_without_quantization_export_takes_no_ranges() -> None:

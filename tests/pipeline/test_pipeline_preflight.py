@@ -102,13 +102,17 @@ def test_a_teacher_given_as_a_file_must_know_the_classes(opened: Opener) -> None
 def test_layers_that_match_nothing_are_told_with_their_line(opened: Opener) -> None:
     of = recipe(
         {
-            "prune": {"ignore": ["model.0", "model.99", "model.*.cv1"]},
+            "prune": {
+                "ignore": ["model.0", "model.99", "model.*.cv1"],
+                "min_channels": {"model.0": 8, "model.1x": 8},
+            },
             "qat": {"float_layers": ["model.0.conv", "modle.*"]},
         }
     )
-    first, second = opened(of)
+    first, floor, second = opened(of)
     assert first.startswith("r.yaml: stages[2].ignore[1]: 'model.99' matches no convolution")
     assert "model.0.conv" in first
+    assert floor.startswith("r.yaml: stages[2].min_channels.model.1x: 'model.1x' matches no")
     assert second.startswith("r.yaml: stages[4].float_layers[1]: 'modle.*' matches")
 
 

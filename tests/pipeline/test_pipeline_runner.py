@@ -291,6 +291,33 @@ def test_resolved_recipe_can_be_run_again(desk: Desk) -> None:
     assert again.stages == recipe().stages
 
 
+def test_resolved_recipe_names_the_files_of_teachers_that_help_recover(desk: Desk) -> None:
+    distill = {"teachers": ["s.pt"], "losses": [{"kind": "cwd"}]}
+    recover = {"train": {"epochs": 1}, "distill": distill}
+    desk.run(recipe({"prune": {"steps": 2, "recover": recover}}, only=["base", "prune"]))
+    prune = yaml.safe_load((desk.place.run / "recipe.yaml").read_text())["stages"][1]
+    assert prune["recover"]["distill"]["teachers"] == [str(desk.folder / "s.pt")]
+
+
+def test_a_gate_of_time_that_is_missed_keeps_the_result(desk: Desk) -> None:
+    slow = {"speedup_ci": [0.8, 0.9], "blame": [{"layer": "model.2", "parent_ms": 1, "ms": 2}]}
+    with pytest.raises(GateError, match=r"never_slower is 0\.9000.*model\.2 \(1 -> 2 ms\)"):
+        desk.run(timing=slow)
+    assert (desk.place.run / "03-prune" / "model.pt").is_file()
+    assert record(desk)["status"] == "gate"
+
+
+def test_stages_share_a_folder_that_outlives_runs(desk: Desk) -> None:
+    def measure(stage: str, now: str, context: Context) -> None:
+        if now == "begin":
+            with (context.shared / "times").open("a") as file:
+                file.write(stage + "\n")
+
+    desk.run(recipe(only=["base"]), hook=measure)
+    desk.run(recipe(only=["base", "prune"]), hook=measure)
+    assert (desk.place.cache / "shared" / "times").read_text() == "train\nprune\n"
+
+
 def test_stages_read_published_files_so_that_another_run_cannot_swap_them(desk: Desk) -> None:
     """The cache entry of base vanishes while prune works; nothing is lost."""
 

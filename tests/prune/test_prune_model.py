@@ -1,35 +1,36 @@
-"""Pruning real nets: the same function as the dense net without the channels, and stock modules."""
+"""Pruning real nets to a budget: what is promised holds of the net that comes out."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from small_nets import IMGSZ, NAMES, output_of, settled_net, write_net_yaml
+from small_nets import IMGSZ, output_of, settled_net, write_net_yaml
 from torch import Tensor, nn
-from ultralytics.nn.modules import C2f
 
 from compress.errors import CompressError
-from compress.models.blocks import SplitC2f, join_blocks, split_blocks
-from compress.models.build import build_model
-from compress.models.inspect import conv_widths, count_macs, dfl_convs, head_outputs
-from compress.prune.groups import DependencyGraph
-from compress.prune.prune import Pruned, prune_model
+from compress.models.blocks.expanded import Expanded
+from compress.models.inspect import conv_widths, count_macs, count_params, dfl_convs, head_outputs
+from compress.prune.cost import keep_share
+from compress.prune.prune import Exemptions, Importance, Pruned, prune_model
+from compress.prune.scores import SCORES, random_score
+from compress.prune.solver import Rules
 
 ALIGN = 4
-Prune = Callable[..., Pruned]
 
 
-@pytest.fixture(scope="module")
-def c3_net(images: Tensor, tmp_path_factory: pytest.TempPathFactory) -> nn.Module:
-    """The small net with the blocks of YOLOv5."""
-    yaml = write_net_yaml(tmp_path_factory.mktemp("c3") / "c3.yaml", width=0.125)
-    yaml.write_text(yaml.read_text().replace("C2f", "C3"))
-    return settled_net(yaml, images)
+def pruned_to(
+    model: nn.Module, keep: float, resource: str = "macs", most: float = 0.9, **given: Any
+) -> Pruned:
+    importance = given.pop("importance", Importance())
+    exemptions = Exemptions(given.pop("ignore", ()), given.pop("min_channels", {}))
+    rules = Rules(given.pop("align", ALIGN), most, **given)
+    return prune_model(
+        model, keep_share(model, IMGSZ, resource, keep), rules, importance, exemptions
+    )
 
 
 @pytest.fixture(scope="module")
@@ -38,51 +39,37 @@ def v5_net(images: Tensor) -> nn.Module:
 
 
 @pytest.fixture(scope="module", params=["c2f", "c3", "v5n"])
-def dense(request: pytest.FixtureRequest, _settled: nn.Module) -> nn.Module:
+def dense(
+    request: pytest.FixtureRequest,
+    _settled: nn.Module,
+    images: Tensor,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> nn.Module:
     if request.param == "c2f":
         return _settled
-    net: nn.Module = request.getfixturevalue({"c3": "c3_net", "v5n": "v5_net"}[request.param])
-    return net
+    if request.param == "v5n":
+        return settled_net(Path("yolov5n.yaml"), images)
+    yaml = write_net_yaml(tmp_path_factory.mktemp("c3") / "c3.yaml", width=0.125)
+    yaml.write_text(yaml.read_text().replace("C2f", "C3"))
+    return settled_net(yaml, images)
 
 
 @pytest.fixture(scope="module")
 def pruned(dense: nn.Module) -> Pruned:
-    return prune_model(dense, IMGSZ, keep_macs=0.4, align=ALIGN, max_pruned=0.9)
-
-
-def split_copy(model: nn.Module) -> nn.Module:
-    work = deepcopy(model).requires_grad_(True)
-    split_blocks(work)
-    return work
-
-
-def masked(dense: nn.Module, pruned: Pruned) -> nn.Module:
-    """The dense net, whose removed channels give 0: SiLU(0 * x + 0)."""
-    work = split_copy(dense)
-    groups = {group.root: group for group in DependencyGraph(work).groups([])}
-    modules = dict(work.named_modules())
-    for root, channels in pruned.plan.removed.items():
-        for member in groups[root].members:
-            if member.side == "out":
-                gone = member.positions[torch.isin(member.channels, torch.tensor(channels))]
-                norm = modules[member.conv.removesuffix(".conv") + ".bn"]
-                norm.weight.data[gone] = 0.0
-                norm.bias.data[gone] = 0.0
-    return work
-
-
-def test_the_pruned_net_computes_what_the_dense_one_does_without_the_channels(
-    dense: nn.Module, pruned: Pruned, images: Tensor
-) -> None:
-    expected = output_of(masked(dense, pruned), images)
-    assert (output_of(dense, images) - expected).abs().max() > 1e-2  # the mask does something
-    assert (output_of(pruned.model, images) - expected).abs().max() < 1e-4
+    return pruned_to(dense, 0.4)
 
 
 def test_macs_are_what_the_plan_says(dense: nn.Module, pruned: Pruned) -> None:
-    assert count_macs(dense, IMGSZ) == pruned.plan.macs_before
-    assert count_macs(pruned.model, IMGSZ) == pruned.plan.macs_after
-    assert pruned.plan.macs_after / pruned.plan.macs_before == pytest.approx(0.4, abs=0.004)
+    assert count_macs(dense, IMGSZ) == pruned.plan.before
+    assert count_macs(pruned.model, IMGSZ) == pruned.plan.after
+    assert pruned.plan.after / pruned.plan.before == pytest.approx(0.4, abs=0.004)
+
+
+def test_parameters_are_what_the_plan_says(dense: nn.Module) -> None:
+    pruned = pruned_to(dense, 0.5, "params")
+    assert count_params(dense) == pruned.plan.before
+    assert count_params(pruned.model) == pruned.plan.after
+    assert pruned.plan.after / pruned.plan.before == pytest.approx(0.5, rel=0.01)
 
 
 def test_every_width_is_a_multiple_of_align(pruned: Pruned) -> None:
@@ -96,73 +83,81 @@ def test_every_width_is_a_multiple_of_align(pruned: Pruned) -> None:
 
 
 def test_no_layer_loses_more_than_the_cap(dense: nn.Module) -> None:
-    capped = prune_model(dense, IMGSZ, keep_macs=0.5, align=ALIGN, max_pruned=0.5).model
+    capped = pruned_to(dense, 0.5, most=0.5).model
     before = conv_widths(dense)
     assert all(width >= before[name] / 2 for name, width in conv_widths(capped).items())
 
 
-def test_the_result_is_made_of_the_parents_classes(dense: nn.Module, pruned: Pruned) -> None:
-    kinds = {name: type(module) for name, module in dense.named_modules()}
-    assert {name: type(module) for name, module in pruned.model.named_modules()} == kinds
-    for block in pruned.model.modules():
-        if isinstance(block, C2f):
-            assert block.cv1.conv.out_channels == 2 * block.c
-
-
 def test_the_parent_is_left_alone(net: nn.Module, images: Tensor) -> None:
     before, shapes = output_of(net, images), conv_widths(net)
-    prune_model(net, IMGSZ, keep_macs=0.5, align=ALIGN, max_pruned=0.9)
+    pruned_to(net, 0.5)
     assert torch.equal(output_of(net, images), before)
     assert conv_widths(net) == shapes
     assert not any(parameter.requires_grad for parameter in net.parameters())
 
 
+def test_the_result_holds_nothing_that_only_pruning_needs(pruned: Pruned) -> None:
+    assert not any(isinstance(module, Expanded) for module in pruned.model.modules())
+    assert {type(module).__module__.split(".")[0] for module in pruned.model.modules()} <= {
+        "torch",
+        "ultralytics",
+    }
+
+
 def test_pruning_twice_gives_the_same_net(net: nn.Module) -> None:
-    first, second = (
-        prune_model(deepcopy(net), IMGSZ, keep_macs=0.5, align=ALIGN, max_pruned=0.9)
-        for _ in range(2)
-    )
+    first, second = (pruned_to(deepcopy(net), 0.5) for _ in range(2))
     assert first.plan.removed == second.plan.removed
     weights = second.model.state_dict()
     assert all(torch.equal(w, weights[name]) for name, w in first.model.state_dict().items())
 
 
-def test_a_pruned_net_can_be_pruned_again(pruned: Pruned, images: Tensor) -> None:
-    again = prune_model(pruned.model, IMGSZ, keep_macs=0.7, align=ALIGN, max_pruned=0.9)
-    assert again.plan.macs_before == pruned.plan.macs_after
-    expected = output_of(masked(pruned.model, again), images)
-    assert (output_of(again.model, images) - expected).abs().max() < 1e-4
-
-
 def test_channels_that_do_nothing_go_first(net: nn.Module) -> None:
     idle = [1, 2, 5, 6]
     net.model[3].conv.weight.data[idle] = 0.0
-    for reader in (net.model[4].cv1.conv,):
-        reader.weight.data[:, idle] = 0.0
-    plan = prune_model(net, IMGSZ, keep_macs=0.9, align=ALIGN, max_pruned=0.9).plan
-    assert set(plan.removed["model.3.conv"]) == set(idle)
+    net.model[4].cv1.conv.weight.data[:, idle] = 0.0
+    assert set(pruned_to(net, 0.9).plan.removed["model.3.conv"]) == set(idle)
 
 
-def test_splitting_and_joining_c2f_changes_nothing(net: nn.Module, images: Tensor) -> None:
-    work = split_copy(net)
-    assert any(isinstance(module, SplitC2f) for module in work.modules())
-    assert (output_of(work, images) - output_of(net, images)).abs().max() == 0.0
-    join_blocks(work, deepcopy(net))
-    assert not any(isinstance(module, SplitC2f) for module in work.modules())
-    assert (output_of(work, images) - output_of(net, images)).abs().max() == 0.0
-    weights = net.state_dict()
-    assert work.state_dict().keys() == weights.keys()
-    assert all(torch.equal(value, weights[key]) for key, value in work.state_dict().items())
+@pytest.mark.parametrize("name", [*SCORES, "random"])
+def test_every_score_meets_the_target(name: str, net: nn.Module) -> None:
+    score = random_score(3) if name == "random" else SCORES[name]
+    evidence = {"taylor": "gradient", "hessian": "curvature"}
+    holder = deepcopy(net)
+    for parameter in holder.parameters():
+        parameter.data.uniform_(0, 1, generator=torch.Generator().manual_seed(0))
+    given = {evidence[name]: holder} if name in evidence else {}
+    found = pruned_to(net, 0.5, importance=Importance(score, **given))
+    assert count_macs(found.model, IMGSZ) / count_macs(net, IMGSZ) == pytest.approx(0.5, rel=0.01)
 
 
-def test_split_blocks_train_like_c2f(net: nn.Module, images: Tensor) -> None:
-    work = split_copy(net).train()
-    net.train()
-    with torch.no_grad():
-        ours, theirs = work(images)["scores"], net(images)["scores"]
-    assert torch.allclose(ours, theirs, atol=1e-5)
-    half, whole = work.model[2].second.bn, net.model[2].cv1.bn
-    assert torch.allclose(half.running_var, whole.running_var[whole.num_features // 2 :])
+def test_scores_differ_in_what_they_remove(net: nn.Module) -> None:
+    plans = [
+        tuple(sorted(pruned_to(net, 0.5, importance=Importance(score)).plan.removed.items()))
+        for score in (*(SCORES[n] for n in ("lamp", "l1", "bn_scale")), random_score(0))
+    ]
+    assert len(set(plans)) == len(plans)
+
+
+def test_local_scope_takes_the_same_share_of_every_layer(net: nn.Module) -> None:
+    found = pruned_to(net, 0.5, scope="local")
+    before = conv_widths(net)
+    outputs = {*head_outputs(net), *dfl_convs(net)}
+    shares = {
+        name: width / before[name]
+        for name, width in conv_widths(found.model).items()
+        if name not in outputs and before[name] >= 8 * ALIGN
+    }
+    assert max(shares.values()) - min(shares.values()) <= 2 * ALIGN / (8 * ALIGN)
+    spread = pruned_to(net, 0.5, scope="global")
+    wide = [w / before[n] for n, w in conv_widths(spread.model).items() if n in shares]
+    assert max(wide) - min(wide) > max(shares.values()) - min(shares.values())
+
+
+def test_a_weight_on_a_layer_spares_it(net: nn.Module) -> None:
+    plain = pruned_to(net, 0.5).plan.removed
+    root = max(plain, key=lambda name: len(plain[name]))
+    spared = pruned_to(net, 0.5, importance=Importance(weights={root: 1e6})).plan.removed
+    assert len(spared.get(root, ())) < len(plain[root])
 
 
 @pytest.mark.parametrize(
@@ -176,7 +171,7 @@ def test_split_blocks_train_like_c2f(net: nn.Module, images: Tensor) -> None:
     ],
 )
 def test_ignored_layers_keep_their_outputs(pattern: str, kept: str, net: nn.Module) -> None:
-    model = prune_model(net, IMGSZ, 0.35, ALIGN, 0.9, ignore=[pattern]).model
+    model = pruned_to(net, 0.35, ignore=[pattern]).model
     before, after = conv_widths(net), conv_widths(model)
     same = [name for name in before if name.startswith(kept)]
     assert same
@@ -184,23 +179,22 @@ def test_ignored_layers_keep_their_outputs(pattern: str, kept: str, net: nn.Modu
     assert after != before
 
 
+def test_floors_hold_for_the_layers_they_name(net: nn.Module) -> None:
+    free = conv_widths(pruned_to(net, 0.3).model)
+    held = conv_widths(pruned_to(net, 0.3, min_channels={"model.21": 40, "model.18.*": 24}).model)
+    floored = [name for name in held if name.startswith("model.21.cv2")]
+    assert all(held[name] >= 40 > free[name] for name in floored)
+    assert floored
+
+
 def test_outputs_of_the_head_keep_their_width(net: nn.Module) -> None:
     before = conv_widths(net)
-    after = conv_widths(prune_model(net, IMGSZ, 0.1, ALIGN, 0.95).model)
+    after = conv_widths(pruned_to(net, 0.1, most=0.95).model)
     for name in (*head_outputs(net), *dfl_convs(net)):
         assert after[name] == before[name]
 
 
-def test_a_pattern_that_matches_nothing_is_named(net: nn.Module) -> None:
+@pytest.mark.parametrize("given", [{"ignore": ["model.99.*"]}, {"min_channels": {"model.99.*": 8}}])
+def test_a_pattern_that_matches_nothing_is_named(given: dict[str, Any], net: nn.Module) -> None:
     with pytest.raises(CompressError, match=r"'model\.99\.\*' matches no layer"):
-        prune_model(net, IMGSZ, 0.5, ALIGN, 0.9, ignore=["model.99.*"])
-
-
-@pytest.mark.parametrize("name", ["yolo11n.yaml", "yolo12n.yaml", "yolov9t.yaml"])
-def test_an_architecture_that_cannot_be_pruned_is_named_at_once(name: str) -> None:
-    model = build_model(Path(name), NAMES, seed=0)
-    start = time.monotonic()
-    with pytest.raises(CompressError, match=r"cannot be pruned yet .* Its blocks: ") as caught:
-        prune_model(model, IMGSZ, 0.5, 8, 0.9)
-    assert time.monotonic() - start < 20
-    assert "C2f" in str(caught.value)
+        pruned_to(net, 0.5, **given)

@@ -12,7 +12,7 @@ from recipe_texts import edited, load
 
 from compress.models import arguments, shipped
 from compress.models.arguments import OWNED, SHARES, argument_faults, known_arguments, trainable
-from compress.recipe.schema import TrainArguments
+from compress.recipe.sections import TrainArguments
 
 needs_ultralytics = pytest.mark.skipif(not known_arguments(), reason="ultralytics is not installed")
 

@@ -24,7 +24,7 @@ BAD = {
         "dta: unknown key; did you mean 'data'",
     ),
     "far from any key": ("align: 4", "zzz: 4", "9:5", "known here: name, stage, importance"),
-    "key of another stage": ("align: 4", "opset: 4", "9:5", "stages[0].opset: unknown key; known"),
+    "key of another stage": ("align: 4", "when: x", "9:5", "stages[0].when: unknown key; known"),
     "key inside a list": (
         "temperature: 2.0",
         "temprature: 2.0",
@@ -35,7 +35,7 @@ BAD = {
         "- stage: export",
         "- stage: exprt",
         "21:12",
-        "unknown stage 'exprt'; did you mean 'export'? (one of train, prune",
+        "unknown stage 'exprt'; did you mean 'export'? (one of train, sensitivity",
     ),
     "no stage kind": (
         "- stage: export",
@@ -96,7 +96,7 @@ BAD = {
         "align: 4",
         "importance: lmap",
         "9:17",
-        "must be 'lamp', got 'lmap'; did you mean 'lamp'",
+        "'hessian' or 'random', got 'lmap'; did you mean 'lamp'",
     ),
     "no such device": (
         "data: set.yaml",
@@ -161,6 +161,93 @@ BAD = {
     ),
 }
 
+RECOVER = "recover: {train: {epochs: 1}}"
+TUNE = "accept: {map50_95: {max_drop: 0.01}}"
+
+# the same for the keys of pruning
+BAD |= {
+    "two targets": (
+        "{macs: 0.4}",
+        "{macs: 0.4, latency: 0.5}",
+        "8:13",
+        "exactly one of macs, params, latency, speedup; it names macs, latency",
+    ),
+    "no target": ("{macs: 0.4}", "{}", "8:13", "exactly one of macs, params, latency, speedup"),
+    "target of another kind": ("macs: 0.4", "mac: 0.4", "8:14", "did you mean 'macs'"),
+    "a speed-up that is none": ("macs: 0.4", "speedup: 1", "8:23", "must be greater than 1, got 1"),
+    "no share": ("macs: 0.4", "params: 40", "8:22", "must be less than 1, got 40"),
+    "unknown device to align for": (
+        "align: 4",
+        "align: nasa-1",
+        "9:12",
+        "apple-ane, axelera, got 'nasa-1'",
+    ),
+    "aligned too far": ("align: 4", "align: 128", "9:12", "must be at most 64, got 128"),
+    "unknown scope": (
+        "align: 4",
+        "scope: locl",
+        "9:12",
+        "must be 'global' or 'local', got 'locl'; did you mean 'local'",
+    ),
+    "unknown rank": (
+        "align: 4",
+        "rank: cost",
+        "9:11",
+        "must be 'score' or 'score_per_cost', got 'cost'",
+    ),
+    "floors that are no mapping": ("align: 4", "min_channels: 8", "9:19", "must be a mapping"),
+    "a floor below one": (
+        "align: 4",
+        "min_channels: {model.2.*: 0}",
+        "9:31",
+        "stages[0].min_channels.model.2.*: must be at least 1, got 0",
+    ),
+    "a floor that is no number": (
+        "align: 4",
+        "min_channels: {model.2.*: few}",
+        "9:31",
+        "must be a whole number, got 'few'",
+    ),
+    "steps without training": ("align: 4", "steps: 3", "7:5", "`steps` above 1 and a `recover:`"),
+    "training without steps": ("align: 4", RECOVER, "7:5", "`steps` above 1 and a `recover:`"),
+    "no step": ("align: 4", "steps: 0", "9:12", "must be at least 1, got 0"),
+    "argument of recovery": (
+        "align: 4",
+        "steps: 2\n    " + RECOVER.replace("epochs: 1", "epochs: 1, mosiac: 1"),
+        "10:34",
+        "no such training argument; did you mean 'mosaic'",
+    ),
+    "unknown runtime": ("align: 4", "latency: {runtime: trt}", "9:24", "must be 'onnxruntime'"),
+    "no thread": ("align: 4", "latency: {threads: 0}", "9:24", "must be at least 1, got 0"),
+    "gradients of no batch": ("align: 4", "gradient_batches: 0", "9:23", "must be at least 1"),
+    "fewer than no images": ("align: 4", "bn_images: -1", "9:16", "must be at least 0, got -1"),
+    "a gate that is no choice": (
+        "align: 4",
+        "accept: {never_slower: 1}",
+        "9:28",
+        "stages[0].accept.never_slower: must be true or false, got 1",
+    ),
+    "a gate of another stage": (TUNE, "accept: {never_slower: true}", "16:14", "unknown key"),
+    "outputs padded to nothing": (
+        "- stage: export",
+        "- stage: export\n    pad_outputs: 0",
+        "22:18",
+        "stages[3].pad_outputs: must be at least 1, got 0",
+    ),
+    "giving all back": (
+        TUNE,
+        "accept: {map50: {max_drop: 0.1}, back_off: {by: 1}}",
+        "16:53",
+        "stages[1].accept.back_off.by: must be less than 1, got 1",
+    ),
+    "no try": (
+        TUNE,
+        "accept: {map50: {max_drop: 0.1}, back_off: {tries: 0}}",
+        "16:56",
+        "must be at least 1, got 0",
+    ),
+}
+
 
 @pytest.mark.parametrize("case", BAD.values(), ids=BAD.keys())
 def test_a_fault_is_told_at_its_place(tmp_path: Path, case: tuple[str, str, str, str]) -> None:
@@ -212,8 +299,44 @@ def test_a_train_stage_has_arguments_unless_it_never_trains(
     assert words in line
 
 
+BEFORE_PRUNE = "  - stage: prune\n"
+
+
+@pytest.mark.parametrize(
+    ("stage", "place", "words"),
+    [
+        ("stage: sensitivity\n    share: 1", "8:12", "share: must be less than 1, got 1"),
+        ("stage: sensitivity\n    images: 0", "8:13", "images: must be at least 1, got 0"),
+        ("stage: sensitivity\n    target: {macs: 0.5}", "8:5", "target: unknown key"),
+        (
+            "stage: finetune\n    name: sparse\n    train: {epochs: 1}\n"
+            "    sparsity: {kind: lasso, weight: 1}",
+            "10:22",
+            "sparsity.kind: must be 'bn_scale' or 'group_lasso', got 'lasso'",
+        ),
+        (
+            "stage: finetune\n    name: sparse\n    train: {epochs: 1}\n"
+            "    sparsity: {kind: bn_scale}",
+            "10:5",
+            "sparsity.weight: missing",
+        ),
+    ],
+)
+def test_a_fault_of_a_stage_before_pruning(
+    tmp_path: Path, stage: str, place: str, words: str
+) -> None:
+    (line,) = faults(tmp_path, edited(BEFORE_PRUNE, f"  - {stage}\n{BEFORE_PRUNE}"))
+    assert line.startswith(f"recipe.yaml:{place}: ")
+    assert words in line
+
+
 def test_the_good_recipe_is_good(tmp_path: Path) -> None:
     assert load(tmp_path, GOOD).name == "recipe"
+
+
+def test_an_alignment_may_be_given_as_a_device(tmp_path: Path) -> None:
+    recipe = load(tmp_path, edited("align: 4", "align: jetson-int8")).recipe
+    assert recipe.stages[2].align == 32  # type: ignore[union-attr]
 
 
 def test_a_gpu_may_be_given_as_a_number(tmp_path: Path) -> None:

@@ -46,9 +46,20 @@ TUNES = st.fixed_dictionaries(
 STAGES = st.fixed_dictionaries(
     {
         "prune": st.fixed_dictionaries(
-            {"stage": st.just("prune")},
-            optional={"align": st.sampled_from([1, 4, 8, 16]), "ignore": st.just(["model.0*"])},
-        ).map(lambda stage: {**stage, "target": {"macs": 0.5}}),
+            {
+                "stage": st.just("prune"),
+                "target": st.sampled_from(
+                    [{"macs": 0.5}, {"params": 0.3}, {"latency": 0.6}, {"speedup": 2.5}]
+                ),
+            },
+            optional={
+                "align": st.sampled_from([1, 4, 8, 16]),
+                "ignore": st.just(["model.0*"]),
+                "min_channels": st.dictionaries(st.sampled_from(["model.1.*", "*"]), st.just(8)),
+                "importance": st.sampled_from(["l2", "random"]),
+                "accept": st.just({"never_slower": False, "map50": {"max_drop": 0.5}}),
+            },
+        ),
         "finetune": TUNES.map(lambda train: {"stage": "finetune", "train": train}),
         "qat": TUNES.map(
             lambda train: {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import string
 import time
 from typing import Any
@@ -143,12 +144,15 @@ def test_an_alias_is_a_copy() -> None:
 KEYS = st.text(string.ascii_lowercase + "_-", min_size=1, max_size=8).filter(
     lambda key: isinstance(yaml.safe_load(key), str)
 )
+EXPONENT = re.compile(r"[-+]?[0-9._]+[eE][-+]?[0-9]+")  # YAML 1.1 leaves 1e4 unquoted: text to it
 SCALARS = (
     st.none()
     | st.booleans()
     | st.integers(1 - 2**63, 2**63 - 1)
     | st.floats(allow_nan=False)
-    | st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), max_size=12)
+    | st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), max_size=12).filter(
+        lambda text: not EXPONENT.fullmatch(text)
+    )
 )
 VALUES = st.recursive(
     SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3)

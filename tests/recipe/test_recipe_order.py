@@ -17,7 +17,38 @@ EXPORT = "  - stage: export\n"
 BENCH = "  - stage: bench\n"
 CWD = "    distill: {losses: [{kind: cwd}]}\n"
 
+SENSITIVITY = "  - stage: sensitivity\n"
+SPARSE = TUNE + "    sparsity: {kind: bn_scale, weight: 0.01}\n"
+RECOVER = "    steps: 2\n    recover: {train: {epochs: 1}, distill: {losses: [{kind: cwd}]}}\n"
+BACK_OFF = "    accept: {map50: {max_drop: 0.1}, back_off: {tries: 2}}\n"
+
 BAD = {
+    "sensitivity after qat": (QAT + SENSITIVITY, "7:5", "sensitivity cannot follow qat (line 5)"),
+    "train after sensitivity": (SENSITIVITY + TRAIN, "6:5", "train cannot follow sensitivity"),
+    "sparsity that nothing uses": (PRUNE + SPARSE, "9:5", "no prune stage comes after it"),
+    "recovery without a teacher": (PRUNE + RECOVER, "8:35", "the recipe has no `teacher:`"),
+    "recovery with an unknown teacher": (
+        PRUNE + RECOVER.replace("{losses", "{teachers: [bse], losses"),
+        "8:56",
+        "no stage is named 'bse'; did you mean 'base'?",
+    ),
+    "back-off without a prune": (TUNE + BACK_OFF, "7:48", "there is no prune stage before it"),
+    "back-off to a later prune": (TUNE + BACK_OFF + PRUNE, "7:48", "there is no prune stage"),
+    "back-off to no stage": (
+        PRUNE + TUNE + BACK_OFF.replace("{tries", "{stage: prun, tries"),
+        "9:56",
+        "no prune stage before it is named 'prun'; did you mean 'prune'?",
+    ),
+    "back-off to another kind": (
+        PRUNE + TUNE + BACK_OFF.replace("{tries", "{stage: base, tries"),
+        "9:56",
+        "no prune stage before it is named 'base'",
+    ),
+    "back-off without a gate": (
+        PRUNE + TUNE + "    accept: {back_off: {}}\n",
+        "9:24",
+        "nothing says when to prune less: give a `map50_95:` or `map50:` gate",
+    ),
     "prune after qat": (QAT + PRUNE, "7:5", "prune cannot follow qat (line 5)"),
     "finetune after ptq": (PTQ + TUNE, "6:5", "finetune cannot follow ptq (line 5)"),
     "quantized twice": (PTQ + QAT, "6:5", "qat cannot follow ptq (line 5)"),
@@ -120,6 +151,10 @@ def test_good_orders(tmp_path: Path) -> None:
         PRUNE + TUNE + PRUNE + "    name: prune2\n" + PTQ + EXPORT + BENCH,
         PRUNE + EXPORT + BENCH + QAT + EXPORT + "    name: last\n",
         PRUNE + TUNE + CWD.replace("{losses", "{teachers: [base, other.pt], losses"),
+        SENSITIVITY,
+        SENSITIVITY + PRUNE + TUNE + BACK_OFF + EXPORT + BENCH + BACK_OFF,
+        SPARSE + PRUNE + BACK_OFF + TUNE + "    name: last\n",
+        PRUNE + RECOVER.replace("{losses", "{teachers: [base], losses"),
     ):
         load(tmp_path, HEAD + stages)
 
@@ -137,6 +172,12 @@ def test_a_recipe_without_training_takes_its_weights_as_they_are(tmp_path: Path)
 def test_a_teacher_that_nobody_names_is_not_put_in(tmp_path: Path) -> None:
     recipe = load(tmp_path, edited("teachers: [teacher]", "teachers: [base]")).recipe
     assert "teacher" not in [stage.name for stage in recipe.stages]
+
+
+def test_a_teacher_that_helps_recover_is_put_in(tmp_path: Path) -> None:
+    head = HEAD.replace("base.pt", "base.pt\nteacher: big.pt")
+    stages = load(tmp_path, head + PRUNE + RECOVER).recipe.stages
+    assert [stage.name for stage in stages] == ["base", "teacher", "prune"]
 
 
 def test_stages_that_are_there_are_not_put_in_again(tmp_path: Path) -> None:

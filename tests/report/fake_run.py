@@ -89,6 +89,60 @@ def fake_run() -> dict[str, Any]:
     }
 
 
+def searched_run() -> dict[str, Any]:
+    """A run with a sensitivity stage, pruning in steps, a timed file and a back-off."""
+    run = fake_run()
+    base, _, prune, finetune = run["stages"][:4]
+    prune["config"] |= {"align": 8}
+    prune["metrics"] |= {
+        "target": {"resource": "latency", "keep": 0.55, "kept": 0.561},
+        "macs_kept": 0.437,
+        "left_whole": {"model.10": "attention"},
+        "timing": {
+            "parent_ms": 31.4,
+            "ms": 17.6,
+            "speedup": 1.784,
+            "speedup_ci": [1.741, 1.822],
+            "runtime": "onnxruntime",
+            "threads": 1,
+            "blame": [],
+        },
+        "steps": [
+            {"keep": 0.819, "macs_kept": 0.77, "map50_95": 0.588},
+            {"keep": 0.671, "macs_kept": 0.58, "map50_95": 0.557},
+            {"keep": 0.55, "macs_kept": 0.437, "map50_95": 0.203},
+        ],
+    }
+    drops = {
+        layer: 0.21 / (1 + number * 7 % 58) - 0.004
+        for number, layer in enumerate(prune["metrics"]["channels"])
+    }
+    rows = [{"layer": n, "drop": drop, "map50_95": 0.612 - drop} for n, drop in drops.items()]
+    measured = {"sensitivity": {"dense": 0.612, "rows": rows}}
+    files = {"sensitivity": ("sensitivity.json", 9_000)}
+    sensitivity = _stage(
+        "sensitivity", "sensitivity", files, {"checkpoint": "base/checkpoint"}, measured
+    )
+    sensitivity["folder"] = "03-sensitivity"
+    finetune["gates"][0] |= {"value": 0.607}
+    trials = [_trial(1, 0.4, 0.588), _trial(2, 0.55, 0.607)]
+    return run | {"stages": [base, sensitivity, *run["stages"][1:]], "trials": trials}
+
+
+def _trial(number: int, keep: float, score: float) -> dict[str, Any]:
+    kept_in = {name: f"/runs/.cache/stages/{name}-{number:016}" for name in ("prune", "finetune")}
+    return {
+        "trial": number,
+        "prune": "prune",
+        "target": {"latency": keep},
+        "achieved": keep + 0.011,
+        "stage": "finetune",
+        "gates": [_gate("map50_95", score, 0.602, "base", score > 0.602)],
+        "passed": score > 0.602,
+        "kept_in": kept_in,
+    }
+
+
 def write_run(folder: Path, run: dict[str, Any]) -> Path:
     """Lay out a run folder with ``run.json``, the resolved recipe and the detections."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_run import JPEG, fake_run, stopped_after, write_run
+from fake_run import JPEG, fake_run, searched_run, stopped_after, write_run
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -21,6 +21,7 @@ from compress.report import document, write_report
 pytest.importorskip("matplotlib")
 
 VOID = {"meta", "img", "br", "path", "use", "line", "rect"}
+TIMES = "\N{MULTIPLICATION SIGN}"
 EVIL = "<script>alert(1)</script> | `x` *y* $z$"
 
 
@@ -96,6 +97,54 @@ def test_the_whole_run_is_shown(whole: tuple[str, str]) -> None:
     assert page.count("svg") == 7
 
 
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """Both reports of a run that searched its target."""
+    return report(tmp_path_factory.mktemp("searched"), searched_run())
+
+
+def test_trials_are_told_with_target_gate_and_place(searched: tuple[str, str]) -> None:
+    markdown, html = searched
+    for text in (markdown, Page(html).text):
+        for part in ("latency 0.4", "41.1 %", "0.5880", "0.6020", "missed", "latency 0.55"):
+            assert part in text
+        assert "finetune-0000000000000001" in text
+        assert "/runs/.cache/stages those of all" in text
+    (held,) = [line for line in markdown.splitlines() if "latency 0.55" in line]
+    assert held.startswith("| **2** |")
+
+
+def test_a_prune_stage_is_told_with_target_alignment_and_time(searched: tuple[str, str]) -> None:
+    run = searched_run()
+    layers = run["stages"][3]["metrics"]["channels"].values()
+    pruned = sum(after < before for before, after in layers)
+    for text in (searched[0], Page(searched[1]).text):
+        for part in ("time", "55.0 %", "56.1 %", "43.7 %", "31.4", "17.6", f"1.74{TIMES} to 1.82"):
+            assert part in text
+        assert f"{pruned} of {len(layers)}; all a multiple of 8" in text
+
+
+def test_sensitivity_and_steps_are_drawn_and_listed(searched: tuple[str, str]) -> None:
+    markdown, html = searched
+    drawn = " ".join(re.findall(r"<text[^>]*>([^<]*)</text>", html))
+    rows = searched_run()["stages"][1]["metrics"]["sensitivity"]["rows"]
+    listed = [line.split(" | ")[0].strip("| ") for line in markdown.splitlines()]
+    worst = max(rows, key=lambda row: float(row["drop"]))
+    assert listed[listed.index("Layer cut") + 2] == worst["layer"]
+    for row in rows:
+        assert row["layer"] in drawn
+        assert f"| {row['layer']} | {row['map50_95']:.3f} |" in markdown
+    assert "mAP50-95 (val) after each step" in drawn
+    assert "| 2 | 67.1 % | 58.0 % | 0.557 |" in markdown
+    assert Page(html).count("svg") == 9
+
+
+def test_alignment_that_does_not_hold_is_told(tmp_path: Path, no_plots: None) -> None:
+    run = searched_run()
+    run["stages"][3]["metrics"]["channels"] = {"a": [64, 30], "b": [64, 32], "c": [16, 16]}
+    assert "2 of 3; 1 of them a multiple of 8" in report(tmp_path, run)[0]
+
+
 def test_each_loss_is_plotted_by_name_and_each_layer_with_its_channels(
     whole: tuple[str, str],
 ) -> None:
@@ -139,6 +188,7 @@ def test_texts_of_the_user_are_shown_and_never_run(tmp_path: Path) -> None:
     run["stages"][0] |= {"name": EVIL, "config": {"note": EVIL}}
     run["stages"][1]["metrics"]["curves"] = {f"train/{EVIL}": [1.0, 0.5]}
     run["stages"][2]["metrics"]["channels"] = {EVIL: [16, 8]}
+    run["stages"][2]["metrics"]["sensitivity"] = {"rows": [{"layer": EVIL, "drop": 0.1}]}
     run["stages"][6]["metrics"]["bench"]["warnings"] = [EVIL]
     run["stages"][6]["metrics"]["bench"]["rows"][0]["graph"] = EVIL
     run["stages"][6]["metrics"]["bench"]["settings"] = {EVIL: EVIL}
@@ -179,8 +229,9 @@ def test_a_run_without_a_stage_gets_a_report(tmp_path: Path, run: dict[str, Any]
 
 
 OF_MODELS = ("params", "map50", "map50_95", "curves", "gates", "config", "inputs", "files")
+OF_PRUNING = ("trials", "target", "timing", "kept_in", "drop", "macs_kept", "keep", "speedup_ci")
 OF_FILES = ("sha256", "bytes", "rows", "result", "latency_ms", "map", "fps", "p50", "p99")
-KEYS = (*OF_MODELS, *OF_FILES)
+KEYS = (*OF_MODELS, *OF_PRUNING, *OF_FILES)
 
 
 def drop(value: Any, key: str) -> None:
@@ -198,9 +249,9 @@ def drop(value: Any, key: str) -> None:
 )
 @given(absent=st.lists(st.sampled_from(KEYS), min_size=1, max_size=3, unique=True))
 def test_what_was_not_measured_leaves_a_gap_and_no_fault(tmp_path: Path, absent: list[str]) -> None:
-    run = copy.deepcopy(fake_run())
+    run = copy.deepcopy(searched_run())
     for key in absent:
-        drop(run["stages"], key)
+        drop(run, key)
     (tmp_path / "run.json").write_text(json.dumps(run))
     markdown, html = write_report(tmp_path)
     Page(html.read_text(encoding="utf-8"))

@@ -52,7 +52,7 @@ def run_stage(
     out, scratch = folder / "out", folder / "scratch"
     out.mkdir(parents=True)
     scratch.mkdir()
-    context = Context(data, IMGSZ, 0, "cpu", 0, out, scratch, Silent())
+    context = Context(data, IMGSZ, 0, "cpu", 0, out, scratch, scratch, Silent())
     result = STAGES[stage.stage].function()(stage, inputs, context)
     files = {key: out / name for key, name in result.files.items()}
     return Ran(out, files, dict(result.metrics))

@@ -96,7 +96,7 @@ def test_the_map_of_ptq_is_measured_in_int8(
 def context(chain: Chain, tmp_path: Path) -> Context:
     out, scratch = tmp_path / "out", tmp_path / "scratch"
     out.mkdir()
-    return Context(chain.data, IMGSZ, 0, "cpu", 0, out, scratch, Silent())
+    return Context(chain.data, IMGSZ, 0, "cpu", 0, out, scratch, scratch, Silent())
 
 
 def test_the_seed_chooses_the_calibration_images(context: Context) -> None:

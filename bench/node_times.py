@@ -1,0 +1,107 @@
+"""How long each operator of an ONNX file takes, by ONNX Runtime's own profiler."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from bench.errors import BenchError
+from bench.loop import Minimum, ProgressCallback, measure
+from bench.optional import require
+from bench.runtimes.onnxruntime_cpu import session_options
+
+_WARMUP_ROUNDS = 2
+_KERNEL = "_kernel_time"
+_US_PER_MS = 1e3
+
+
+def node_times(
+    models: Mapping[str, Path | bytes],
+    *,
+    threads: int,
+    minimum: Minimum,
+    seed: int = 0,
+    progress: ProgressCallback | None = None,
+) -> dict[str, dict[str, float]]:
+    """Median milliseconds of every operator of several graphs, run in turn on random inputs.
+
+    Operators carry the names that ONNX Runtime leaves them: a fused one has that of a part. Each
+    costs a microsecond or so to observe.
+
+    Args:
+        models: ONNX files or their bytes, by label; all inputs float and fixed in size.
+        threads: of the runtime inside one operator.
+        minimum: rounds, and their time in seconds.
+        seed: of the random inputs in [0, 1).
+        progress: is told each new percent points of the loop, 100 in all.
+
+    Returns:
+        Label -> operator -> milliseconds, in the order in which operators run.
+
+    Raises:
+        BenchError: onnxruntime is missing, or cannot load or run a graph.
+    """
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        sessions = {
+            # a profile of its own each: by default they would be told apart by the second
+            label: _profiled_session(label, model, threads, Path(folder) / f"profile{index}")
+            for index, (label, model) in enumerate(models.items())
+        }
+        measure(
+            {label: _call(label, session, seed) for label, session in sessions.items()},
+            warmup=Minimum(0, _WARMUP_ROUNDS),
+            minimum=minimum,
+            progress=progress,
+        )
+        return {
+            label: _read_profile(Path(session.end_profiling()))
+            for label, session in sessions.items()
+        }
+
+
+def _profiled_session(label: str, model: Path | bytes, threads: int, profile: Path) -> Any:
+    runtime = require("onnxruntime")
+    options = session_options(runtime, threads)
+    options.enable_profiling = True
+    options.profile_file_prefix = str(profile)
+    source = model if isinstance(model, bytes) else str(model)
+    try:
+        return runtime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's exceptions share no base of their own
+        raise BenchError(f"'{label}' cannot be loaded by ONNX Runtime: {error}") from error
+
+
+def _call(label: str, session: Any, seed: int) -> Callable[[], object]:
+    random = np.random.default_rng(seed)
+    feeds = {
+        entry.name: random.random(entry.shape, dtype=np.float32) for entry in session.get_inputs()
+    }
+
+    def run() -> object:
+        try:
+            return session.run(None, feeds)
+        except Exception as error:  # as above
+            raise BenchError(f"'{label}' fails in ONNX Runtime: {error}") from error
+
+    return run
+
+
+def _read_profile(path: Path) -> dict[str, float]:
+    """Operator -> median milliseconds; operators of equal name are added up."""
+    samples: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for event in json.loads(path.read_text()):
+        name = event["name"]
+        if event.get("cat") == "Node" and name.endswith(_KERNEL):
+            index = event["args"].get("node_index", "")
+            samples[name.removesuffix(_KERNEL), index].append(event["dur"])
+    times: dict[str, float] = defaultdict(float)
+    for (name, _), durations in samples.items():
+        times[name] += median(durations[_WARMUP_ROUNDS:]) / _US_PER_MS
+    return dict(times)

@@ -1,0 +1,1 @@
+"""Stock blocks of ultralytics, written out for pruning, and how they are put right afterwards."""

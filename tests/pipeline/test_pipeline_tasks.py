@@ -1,0 +1,92 @@
+"""Stages, labels and models of a recipe must suit one task, before anything is trained."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from drawn_tasks import draw_task_data
+from pipeline_fakes import Desk, recipe
+
+from compress.data.dataset import load_dataset
+from compress.models.heads import HeadFacts, facts_of_yaml
+from compress.pipeline.links import link_steps
+from compress.pipeline.tasks import task_faults
+from compress.pipeline.weights import weight_faults
+from compress.recipe.schema import Recipe
+
+CHAIN = ["base", "prune", "finetune", "export"]
+
+
+def told(desk: Desk, of: Recipe, data: Path, task: str, **heads: HeadFacts) -> list[str]:
+    job = replace(desk.job(of), data=load_dataset(data))
+    base = HeadFacts(task, end_to_end=False)
+    faults = task_faults(base, {of.model: base, **heads}, job, link_steps(of))
+    return [fault for fault in str(job.error(list(faults))).splitlines() if "r.yaml" in fault]
+
+
+def plain(only: list[str] = CHAIN, **changes: object) -> Recipe:
+    return recipe({"finetune": {"distill": None}}, only=only, **changes)
+
+
+@pytest.mark.parametrize("task", ["detect", "segment", "pose", "obb"])
+def test_pruning_and_plain_training_suit_every_task(task: str, desk: Desk, tmp_path: Path) -> None:
+    assert told(desk, plain(), draw_task_data(tmp_path, task), task) == []
+
+
+@pytest.mark.parametrize(("labels", "task"), [("detect", "segment"), ("segment", "obb")])
+def test_labels_of_another_task_are_told_at_the_data(
+    labels: str, task: str, desk: Desk, tmp_path: Path
+) -> None:
+    # four corners are a polygon too: tell them apart by one more
+    yaml = draw_task_data(tmp_path, labels)
+    for file in (tmp_path / "labels").rglob("*.txt"):
+        if labels == "segment":
+            file.write_text(file.read_text().replace("\n", " 0.5 0.5\n"))
+    (fault,) = told(desk, plain(), yaml, task)
+    assert fault.startswith(f"r.yaml: data: does not suit a model for '{task}'")
+
+
+def test_pose_needs_keypoints_in_the_data(desk: Desk, tmp_path: Path) -> None:
+    (fault,) = told(desk, plain(), draw_task_data(tmp_path, "segment"), "pose")
+    assert "no kpt_shape" in fault
+
+
+def test_methods_for_detection_alone_are_named_by_their_stage(desk: Desk, tmp_path: Path) -> None:
+    data = draw_task_data(tmp_path, "segment")
+    faults = told(desk, recipe(), data, "segment")
+    assert any("'finetune' cannot distil a model for 'segment' yet" in fault for fault in faults)
+    assert any("'qat' cannot quantize a model for 'segment' yet" in fault for fault in faults)
+
+
+def test_a_teacher_of_another_task_is_told(desk: Desk, tmp_path: Path) -> None:
+    of, data = recipe(), draw_task_data(tmp_path, "detect")
+    faults = told(desk, of, data, "detect", **{"s.pt": HeadFacts("pose", False)})
+    assert faults == [
+        "r.yaml: teacher: made for the task 'pose', the recipe's model for 'detect'. Take models "
+        "of one task"
+    ]
+
+
+def test_model_yamls_tell_their_task_without_heavy_libraries(desk: Desk, tmp_path: Path) -> None:
+    of = plain(model="yolov8n-cls.yaml")
+    job = replace(desk.job(of), data=load_dataset(draw_task_data(tmp_path, "detect")))
+    (fault,) = weight_faults(job, link_steps(of))
+    assert fault.path == ("model",)
+    assert "classifier" in fault.message
+
+
+def test_facts_of_model_yamls(tmp_path: Path) -> None:
+    pytest.importorskip("ultralytics")
+    expected = {
+        "yolov8n.yaml": HeadFacts("detect", False),
+        "yolo11s-seg.yaml": HeadFacts("segment", False),
+        "yolov10n.yaml": HeadFacts("detect", True),
+        "yolo26n-pose.yaml": HeadFacts("pose", True),
+        "yolo12n-obb.yaml": HeadFacts("obb", False),
+    }
+    assert {name: facts_of_yaml(Path(name)) for name in expected} == expected
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("nc: [\n")
+    assert facts_of_yaml(broken) is None
