@@ -1,15 +1,16 @@
 """Times of single convolutions: what a layer would cost with other channel counts.
 
-Measured once for a machine on a small grid of channel counts a layer geometry, kept as a file.
+Measured once for a machine on a small grid of channel counts a layer geometry, kept in a folder.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, astuple, dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -86,19 +87,26 @@ class LayerTable:
             and grid.outputs[-1] >= shape.outputs
         )
 
-    def save(self, path: Path) -> None:
-        """Write as JSON."""
+    def save(self, folder: Path) -> Path:
+        """Write as JSON, to a file of its own for each machine, runtime and number of threads."""
+        path = _file_of(folder, self.cpu, self.onnxruntime, self.threads)
         grids = [{**asdict(key), **asdict(grid)} for key, grid in self.grids.items()]
         facts = {key: getattr(self, key) for key in _FACTS}
         path.parent.mkdir(parents=True, exist_ok=True)
         half_written = path.with_name(f"{path.name}.{os.getpid()}")
         half_written.write_text(json.dumps({"schema": SCHEMA, **facts, "grids": grids}) + "\n")
         half_written.replace(path)
+        return path
 
 
-def load_table(path: Path) -> LayerTable | None:
-    """Read what ``LayerTable.save`` wrote; None where there is no such file, or a damaged one."""
+def load_table(folder: Path, threads: int = 1) -> LayerTable | None:
+    """This machine's table of those that ``LayerTable.save`` wrote to ``folder``.
+
+    None where there is none for its CPU, its ONNX Runtime and ``threads``, or a damaged one.
+    """
+    machine = read_machine()
     try:
+        path = _file_of(folder, machine.cpu, machine.onnxruntime, threads)
         content = json.loads(path.read_text())
         if content["schema"] != SCHEMA:
             return None
@@ -109,6 +117,11 @@ def load_table(path: Path) -> LayerTable | None:
         return None
 
 
+def _file_of(folder: Path, cpu: str, onnxruntime: str | None, threads: int) -> Path:
+    facts = f"{cpu} onnxruntime {onnxruntime} threads {threads}"
+    return folder / f"{re.sub('[^A-Za-z0-9.]+', '-', facts)}.json"
+
+
 def _read_grid(entry: dict[str, Any]) -> tuple[Geometry, Grid]:
     key = Geometry(*(entry[name] for name in Geometry.__dataclass_fields__))
     rows = tuple(tuple(map(float, row)) for row in entry["ms"])
@@ -117,18 +130,16 @@ def _read_grid(entry: dict[str, Any]) -> tuple[Geometry, Grid]:
 
 def measured_table(
     shapes: Iterable[ConvShape],
-    path: Path,
+    folder: Path,
     threads: int = 1,
     progress: ProgressCallback | None = None,
     minimum: Minimum = _MINIMUM,
 ) -> LayerTable:
-    """The table that covers ``shapes``: from the file where it can, the rest measured and added.
-
-    A file of another machine, ONNX Runtime or number of threads is written anew.
+    """The table that covers ``shapes``: from its file where it can, the rest measured and added.
 
     Args:
         shapes: the widest form of each layer.
-        path: JSON file of the table.
+        folder: of the tables, one for each machine, ONNX Runtime and number of threads.
         threads: of the runtime inside one operator, >= 1.
         progress: is told each new percent points of the measuring, 100 in all.
         minimum: rounds of the measuring, and their time in seconds.
@@ -136,17 +147,18 @@ def measured_table(
     Raises:
         BenchError: onnx or onnxruntime is missing, or a convolution does not run.
     """
-    machine = read_machine()
-    known = load_table(path)
-    facts = (machine.cpu, machine.onnxruntime, threads)
-    if known is None or facts != (known.cpu, known.onnxruntime, known.threads):
-        known = LayerTable(*facts, _channel_step(threads), {})
+    known = load_table(folder, threads)
+    if known is None:
+        machine = read_machine()
+        known = LayerTable(
+            machine.cpu, machine.onnxruntime, threads, _channel_step(threads), grids={}
+        )
     missing = [shape for shape in shapes if not known.covers(shape)]
     if not missing:
         return known
     grids = _measure_grids(_axes(missing, known), threads, minimum, progress)
-    table = LayerTable(*facts, known.step, {**known.grids, **grids})
-    table.save(path)
+    table = replace(known, grids={**known.grids, **grids})
+    table.save(folder)
     return table
 
 

@@ -42,6 +42,8 @@ def reestimate(
     if images == 0:
         return result
     samples = train_samples(model, data, imgsz, images, seed)
+    if samples.count(1) < 2:  # one image has no statistics where maps are one cell wide
+        return result
     work = deepcopy(model).float().to(torch_device(device)).eval()
     for norm in _norms(work).values():
         norm.reset_running_stats()

@@ -71,6 +71,30 @@ class ExpectedDistance(nn.Module):
         return sums[:, :, 0] / sums[:, :, 1]
 
 
+class ZeroBorder(nn.Module):
+    """Zeros around an image as a concatenation, in place of ``nn.ZeroPad2d``.
+
+    ONNX Runtime (seen in 1.31) moves a Pad into the MaxPool behind it, which pads with minus
+    infinity: where activations are negative the result is another one (YOLOv3-tiny).
+    """
+
+    def __init__(self, pad: nn.ZeroPad2d) -> None:
+        super().__init__()
+        self.left, self.right, self.top, self.bottom = pad.padding
+        self.i, self.f, self.type = pad.i, pad.f, pad.type  # where ultralytics' layers stand
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, C, top + H + bottom, left + W + right)."""
+        for before, after, dim in ((self.left, self.right, 3), (self.top, self.bottom, 2)):
+            shape = list(x.shape)
+            parts = []
+            for count in (before, after):
+                shape[dim] = count
+                parts.append(x.new_zeros(shape))
+            x = torch.cat([parts[0], x, parts[1]], dim)
+        return x
+
+
 def exportable(model: nn.Module) -> nn.Module:
     """A fused copy that gives decoded tensors, as stock ultralytics exports them.
 
@@ -87,6 +111,9 @@ def exportable(model: nn.Module) -> nn.Module:
         head.format, head.shape = "onnx", None
         if isinstance(head.dfl, DFL):
             head.dfl = ExpectedDistance(head.reg_max)
+    for index, layer in enumerate(view.model):
+        if isinstance(layer, nn.ZeroPad2d):
+            view.model[index] = ZeroBorder(layer)
     for layer in view.modules():
         if isinstance(layer, C2f) and type(layer).forward is C2f.forward:
             layer.forward = layer.forward_split  # a plain Split for runtimes, not a Slice pair

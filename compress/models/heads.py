@@ -77,8 +77,8 @@ def facts_of_yaml(file: Path) -> HeadFacts | None:
 
 def _content(file: Path) -> dict[str, Any]:
     shipped = model_yamls()
-    found = (path for path in (file, shipped.get(without_scale(file.name))) if path)
-    for path in found:
+    named = (shipped.get(name) for name in (file.name, without_scale(file.name)))
+    for path in filter(None, (file, *named)):
         try:
             content = yaml.safe_load(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, yaml.YAMLError):

@@ -14,6 +14,7 @@ from compress.pipeline.links import Input, Step
 
 _MISSING = "not set"
 _CPU = "cpu"
+_WORKED_ON_IT = frozenset({"checkpoint", "sensitivity"})  # trained or measured on the device
 _TEACHERS = {"distill": {"teachers"}}
 _NOT_IN_KEY: Any = {"name": True, "accept": True, "recover": _TEACHERS, **_TEACHERS}
 
@@ -40,7 +41,7 @@ def key_material(step: Step, job: Job, inputs: Mapping[str, Input]) -> dict[str,
         "versions": installed_versions(step.kind.libraries),
     }
     device = device_kind(job.recipe.device)
-    if device != _CPU and "checkpoint" in step.kind.gives:  # trained, or at least measured, on it
+    if device != _CPU and _WORKED_ON_IT.intersection(step.kind.gives):
         material["device"] = device
     if step.kind.per_machine(step.config):
         machine = read_machine()

@@ -58,7 +58,7 @@ StageTable = Mapping[str, StageKind]
 
 _QUANTIZED = ("ptq", "qat")
 _TORCH = ("torch", "torchvision", "ultralytics", "numpy", "opencv-python")
-_PRUNE = (*_TORCH, "torch-pruning")
+_PRUNE = (*_TORCH, "torch-pruning", "onnx", "onnxruntime")  # it may measure time
 _ONNX = (*_TORCH, "onnx", "onnxruntime")
 
 STAGES: StageTable = {
@@ -96,7 +96,7 @@ STAGES: StageTable = {
             takes=("checkpoint", "teachers"),
             gives=("checkpoint",),
             cannot_follow=_QUANTIZED,
-            libraries=_TORCH,
+            libraries=(*_TORCH, "torch-pruning"),  # it finds what `sparsity` couples
         ),
         StageKind(
             "ptq",

@@ -84,7 +84,9 @@ def _named(steps: Sequence[Step]) -> Iterator[_Weights]:
 def _head(job: Job, reference: str, models: dict[str, nn.Module]) -> HeadFacts | None:
     """Of a model yaml without opening more than that; weights are loaded into ``models``."""
     if Path(reference).suffix != ".pt":
-        return facts_of_yaml(job.named[reference].path if reference in job.named else Path())
+        return facts_of_yaml(
+            job.named[reference].path if reference in job.named else Path(reference)
+        )
     from compress.models.checkpoint import load_checkpoint
     from compress.models.inspect import head_facts
 

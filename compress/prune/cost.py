@@ -7,7 +7,7 @@ from typing import Literal
 
 from torch import nn
 
-from compress.models.inspect import conv_costs, count_params
+from compress.models.inspect import conv_costs, count_params, filter_shape
 from compress.prune.solver import Budget, Cost
 
 Resource = Literal["macs", "params"]
@@ -15,16 +15,16 @@ _NAMES = {"macs": "MACs", "params": "parameters"}
 
 
 def conv_channels(model: nn.Module) -> dict[str, tuple[int, int]]:
-    """Convolution -> (inputs that each filter sees, outputs), transposed ones among them."""
+    """Convolution or linear layer -> (inputs that each filter sees, outputs)."""
     return {
-        name: (module.in_channels // module.groups, module.out_channels)
+        name: filter_shape(module)
         for name, module in model.named_modules()
-        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d))
+        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear))
     }
 
 
 def macs_cost(model: nn.Module, imgsz: int) -> Cost:
-    """Multiply-accumulates of all convolutions for one square image of ``imgsz`` pixels."""
+    """Multiply-accumulates of one square image of ``imgsz`` pixels, see ``conv_costs``."""
     costs = conv_costs(model, imgsz)
 
     def of(layer: str, inputs: int, outputs: int) -> float:
@@ -39,7 +39,7 @@ def params_cost(model: nn.Module) -> Cost:
     per_output: dict[str, int] = {}
     taps: dict[str, int] = {}
     for name in conv_channels(model):
-        taps[name] = math.prod(modules[name].kernel_size)
+        taps[name] = math.prod(getattr(modules[name], "kernel_size", ()))
         norm = modules.get(f"{name.rpartition('.')[0]}.bn") if name.endswith(".conv") else None
         bias = 1 if modules[name].bias is not None else 0
         per_output[name] = bias + (2 if isinstance(norm, nn.BatchNorm2d) else 0)
@@ -54,7 +54,8 @@ def params_cost(model: nn.Module) -> Cost:
 def keep_share(model: nn.Module, imgsz: int, resource: Resource, keep: float) -> Budget:
     """The budget that leaves ``keep`` (0 to 1) of the model's MACs or parameters."""
     cost = macs_cost(model, imgsz) if resource == "macs" else params_cost(model)
-    return Budget(_NAMES[resource], cost, keep * total_of(cost, model))
+    whole = total_of(cost, model)
+    return Budget(_NAMES[resource], cost, keep * whole, whole)
 
 
 def total_of(cost: Cost, model: nn.Module) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -12,39 +12,59 @@ from torch import nn
 from bench.conv_graph import DEPTHWISE, Geometry
 from bench.layers import ConvShape, LayerTable
 from compress.errors import CompressError
+from compress.models.exportable import exportable
+from compress.prune.cost import conv_channels
 from compress.prune.solver import Cost
 
 TOLERANCE = 0.05  # of the target
 _ROUNDS = 4
 _LEAST, _MOST = 0.01, 0.99
+_INNER = ".conv"  # the convolution of a block
 
 Model = TypeVar("Model")
 
 
-def conv_shapes(model: nn.Module, imgsz: int) -> dict[str, ConvShape]:
-    """Name -> shape of every convolution that runs on one square image of ``imgsz`` pixels."""
-    blocks = {name for name, module in model.named_modules() if _has_silu(module)}
-    shapes: dict[str, ConvShape] = {}
+@dataclass(frozen=True)
+class ExportedConv:
+    """A convolution of the exported net; ``layer`` is what its operators are named after there."""
+
+    layer: str
+    shape: ConvShape
+
+
+def exported_convs(model: nn.Module, imgsz: int) -> dict[str, ExportedConv]:
+    """Every convolution that ``model`` runs once it is exported, by its name in ``model``.
+
+    Branches that are folded into one stand under the name of the widest (a RepConv's 3 x 3), and
+    what is not exported, such as a second head, is left out.
+
+    Args:
+        model: in stock classes, not fused.
+        imgsz: side of the square image in pixels.
+    """
+    view = exportable(model)
+    blocks = {name for name, module in view.named_modules() if _has_silu(module)}
+    names = conv_channels(model)
+    convs: dict[str, ExportedConv] = {}
 
     def record(name: str, conv: nn.Conv2d, image: torch.Tensor) -> None:
         height, width = image.shape[-2:]
-        activated = name.removesuffix(".conv") in blocks
-        shapes[name] = _conv_shape(conv, height, width, activated)
+        layer = name.removesuffix(_INNER)
+        shape = _conv_shape(conv, height, width, layer in blocks)
+        convs[_unfused(name, names)] = ExportedConv(layer, shape)
 
-    handles = [
-        module.register_forward_hook(lambda m, data, _, name=name: record(name, m, data[0]))
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Conv2d)
-    ]
-    was_training, device = model.training, next(model.parameters()).device
-    try:
-        with torch.no_grad():
-            model.eval()(torch.zeros(1, 3, imgsz, imgsz, device=device))
-    finally:
-        model.train(was_training)
-        for handle in handles:
-            handle.remove()
-    return shapes
+    for name, module in view.named_modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(lambda m, data, _, name=name: record(name, m, data[0]))
+    with torch.no_grad():
+        view(torch.zeros(1, 3, imgsz, imgsz, device=next(view.parameters()).device))
+    return convs
+
+
+def _unfused(name: str, names: Container[str]) -> str:
+    """Which convolution of the unfused net became ``name``: itself, or the widest of a block."""
+    of_rep_vgg, of_rep_conv = f"{name}{_INNER}", f"{name}1{_INNER}"
+    return next(found for found in (name, of_rep_vgg, of_rep_conv) if found in names)
 
 
 def _has_silu(module: nn.Module) -> bool:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from math import lcm
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import ceil, lcm
 
 import torch
 from torch import Tensor, nn
@@ -35,11 +35,13 @@ class Importance:
 class Exemptions:
     """Patterns of module names (``*`` matches any text).
 
-    Layers of ``ignore`` keep all their channels, those of ``min_channels`` at least so many.
+    Layers of ``ignore`` keep all their outputs, those of ``min_channels`` at least so many.
+    ``least`` maps roots of groups, by their own names, to channels that stay.
     """
 
     ignore: Sequence[str] = ()
     min_channels: Mapping[str, int] = field(default_factory=dict)
+    least: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def prune_model(
             architecture holds a block whose channels cannot be followed.
     """
     structure = PrunableModel(model, exemptions.ignore)
-    units = channel_units(structure, model, importance, exemptions.min_channels)
+    units = channel_units(structure, model, importance, exemptions)
     plan = plan_channels(units, conv_channels(model), budget, rules)
     for root, channels in plan.removed.items():
         structure.remove(root, channels)
@@ -81,15 +83,37 @@ def channel_units(
     structure: PrunableModel,
     model: nn.Module,
     importance: Importance,
-    min_channels: Mapping[str, int] | None = None,
+    exemptions: Exemptions = Exemptions(),
 ) -> list[Unit]:
     """What the solver may remove from ``model``, ranked by ``importance``."""
     evidence = _Evidence(structure, model, importance)
     floors: dict[str, int] = {}
-    for pattern, least in (min_channels or {}).items():
-        for conv in structure.matching(pattern):
+    for pattern, least in exemptions.min_channels.items():
+        for conv in {structure.origin[name] for name in structure.matching(pattern)}:
             floors[conv] = max(least, floors.get(conv, 0))
-    return [_unit(tied, structure, evidence, importance, floors) for tied in structure.units]
+    readable = conv_channels(model).keys()
+    return [
+        replace(
+            _unit(tied, structure, evidence, importance, readable),
+            floor=max(
+                _floor(tied, structure, floors),
+                *(exemptions.least.get(group.root, 0) for group in tied.groups),
+            ),
+        )
+        for tied in structure.units
+    ]
+
+
+def _floor(tied: TiedGroups, structure: PrunableModel, floors: Mapping[str, int]) -> int:
+    """Channels of each group that stay, so that every convolution named keeps its outputs."""
+    pieces: dict[str, set[str]] = {}
+    for group in tied.groups:
+        for member in group.members:
+            if member.side == "out":
+                pieces.setdefault(structure.origin[member.conv], set()).add(member.conv)
+    return max(
+        (ceil(floors.get(conv, 0) / len(found)) for conv, found in pieces.items()), default=0
+    )
 
 
 class _Evidence:
@@ -133,7 +157,7 @@ def _unit(
     structure: PrunableModel,
     evidence: _Evidence,
     importance: Importance,
-    floors: Mapping[str, int],
+    readable: Collection[str],
 ) -> Unit:
     orders, scores = [], []
     for group, parts in zip(tied.groups, tied.parts, strict=True):
@@ -141,14 +165,12 @@ def _unit(
         orders.append(tuple(order.tolist()))
         scores.append(values)
     mean = torch.stack(scores).mean(0) * importance.weights.get(tied.groups[0].root, 1.0)
-    touched = [member.conv for group in tied.groups for member in group.members]
     return Unit(
         roots=tuple(group.root for group in tied.groups),
         order=tuple(orders),
         scores=tuple(mean.tolist()),
-        effects=_effects(tied, structure),
+        effects=_effects(tied, structure, readable),
         granularity=lcm(*tied.parts),
-        floor=max((floors.get(conv, 0) for conv in touched), default=0),
     )
 
 
@@ -166,13 +188,17 @@ def _ascending(scores: Tensor, parts: int) -> tuple[Tensor, Tensor]:
     return mean.T.flatten(), channels.T.flatten()
 
 
-def _effects(tied: TiedGroups, structure: PrunableModel) -> tuple[Effect, ...]:
-    """What one channel less of each group takes from the convolutions of the plain model."""
+def _effects(
+    tied: TiedGroups, structure: PrunableModel, readable: Collection[str]
+) -> tuple[Effect, ...]:
+    """What one channel less of each group takes from the plain model's layers with filters."""
     taken: dict[tuple[str, str], int] = {}
     readers: dict[str, str] = {}
     for group in tied.groups:
-        for member in group.members:
-            plain = structure.origin[member.conv]
+        for member in (*group.members, *group.followers):
+            plain = structure.origin.get(member.conv, member.conv)
+            if plain not in readable:  # a norm
+                continue
             # parts of one convolution read the same channels: they count once
             if member.side == "in" and readers.setdefault(plain, member.conv) != member.conv:
                 continue

@@ -57,11 +57,15 @@ class Cost:
 
 @dataclass(frozen=True)
 class Budget:
-    """At most ``limit`` of ``cost`` shall remain. ``name`` is for messages, such as MACs."""
+    """``limit`` of ``cost`` shall remain of the ``whole`` that the unpruned net has.
+
+    ``name`` is for messages, such as MACs.
+    """
 
     name: str
     cost: Cost
     limit: float
+    whole: float
 
 
 @dataclass(frozen=True)
@@ -71,22 +75,28 @@ class Rules:
     Widths are multiples of ``align`` channels; past what alignment takes, no unit loses more than
     ``max_pruned`` of its channels. ``scope``: ``global`` removes the block of lowest rank of all,
     ``local`` takes the same share of every unit. ``rank``: a block's mean score, or that score by
-    the share of the budget that its removal saves.
+    the share of the budget that its removal saves. ``step``: channels that a runtime's kernels
+    work on at once; where a unit's width is a multiple of it, so is what is removed.
     """
 
     align: int = 8
     max_pruned: float = 0.9
     scope: Literal["global", "local"] = "global"
     rank: Literal["score", "score_per_cost"] = "score"
+    step: int = 1
 
 
 @dataclass(frozen=True)
 class PrunePlan:
-    """Channels to remove, by root convolution, and the resource before and after."""
+    """Channels to remove, by root convolution, and the resource before and after.
+
+    ``narrow``: roots of units that stay as they are, being narrower than one aligned block.
+    """
 
     removed: Mapping[str, tuple[int, ...]]
     before: float
     after: float
+    narrow: tuple[str, ...] = ()
 
 
 @dataclass
@@ -154,11 +164,11 @@ def plan_channels(
     """
     state = _State(dict(widths), budget.cost, [0] * len(units))
     before = state.total
-    _align_widths(state, units, rules.align)
+    narrow = _align_widths(state, units, rules)
     while state.total > budget.limit * (1 + TOLERANCE):
         candidates = sorted(_candidates(state, units, rules), key=lambda c: (c.rank, c.index))
         if not candidates:
-            raise _out_of_reach(budget, rules, before, state.total)
+            raise _out_of_reach(budget, rules, state.total)
         best = _choose(candidates, budget.limit)
         if best is None:
             _settle(state, units, rules, budget.limit)
@@ -170,38 +180,46 @@ def plan_channels(
         for root, order in zip(unit.roots, unit.order, strict=True)
         if state.removed[index]
     }
-    return PrunePlan(removed, before, state.total)
+    return PrunePlan(removed, before, state.total, narrow)
 
 
-def _out_of_reach(budget: Budget, rules: Rules, before: float, least: float) -> CompressError:
+def _out_of_reach(budget: Budget, rules: Rules, least: float) -> CompressError:
     return CompressError(
-        f"prune: {budget.limit / before:.1%} of the {budget.name} cannot be reached: with align "
-        f"{rules.align} and at most {rules.max_pruned:.0%} of a layer removed, "
-        f"{least / before:.1%} remain. Raise the target or `max_pruned`, lower `align`, or take "
-        "layers out of `ignore` and `min_channels`."
+        f"prune: {budget.limit / budget.whole:.1%} of the {budget.name} cannot be reached: with "
+        f"align {rules.align} and at most {rules.max_pruned:.0%} of a layer removed, "
+        f"{least / budget.whole:.1%} remain. Raise the target or `max_pruned`, lower `align`, or "
+        "take layers out of `ignore` and `min_channels`."
     )
 
 
-def _block(unit: Unit, align: int) -> int:
-    return lcm(align, unit.granularity)
+def _block(unit: Unit, rules: Rules) -> int:
+    block = lcm(rules.align, unit.granularity)
+    whole = lcm(block, rules.step)
+    return block if unit.width % whole else whole
 
 
-def _align_widths(state: _State, units: Sequence[Unit], align: int) -> None:
+def _align_widths(state: _State, units: Sequence[Unit], rules: Rules) -> tuple[str, ...]:
+    """Remove what is beyond a multiple; gives the roots of units too narrow for one."""
+    narrow = []
     for index, unit in enumerate(units):
-        block = _block(unit, align)
+        block = _block(unit, rules)
         excess = unit.width % block
         if excess and unit.width < block:
+            narrow.append(unit.roots[0])
+        elif excess and unit.width - excess < unit.floor:
             raise CompressError(
-                f"prune: layer '{unit.roots[0]}' has {unit.width} channels, fewer than "
-                f"{'align' if block == align else 'its heads times align'} {block}. Lower `align`."
+                f"prune: layer '{unit.roots[0]}' has {unit.width} channels, of which {unit.floor} "
+                f"must stay, but align {rules.align} leaves {unit.width - excess}. Lower `align`, "
+                "`min_channels`, or name the layer in `ignore`."
             )
-        if excess:
+        elif excess:
             state.remove(index, unit, excess)
+    return tuple(narrow)
 
 
 def _candidates(state: _State, units: Sequence[Unit], rules: Rules) -> Iterator[_Candidate]:
     for index, unit in enumerate(units):
-        block = _block(unit, rules.align)
+        block = _block(unit, rules)
         start = state.removed[index]
         left = unit.width - start - block
         if left < max(block, unit.floor, unit.width * (1 - rules.max_pruned)):
@@ -252,7 +270,7 @@ def _settle(state: _State, units: Sequence[Unit], rules: Rules, limit: float) ->
         error = best.error
         for index, sign in ((best.back, -1), (best.further, 1)):
             if index is not None:
-                state.remove(index, units[index], sign * _block(units[index], rules.align))
+                state.remove(index, units[index], sign * _block(units[index], rules))
 
 
 def _moves(state: _State, units: Sequence[Unit], rules: Rules, limit: float) -> Iterator[_Move]:
@@ -260,7 +278,7 @@ def _moves(state: _State, units: Sequence[Unit], rules: Rules, limit: float) -> 
     for candidate in _candidates(state, units, rules):
         yield _Move(abs(candidate.total / limit - 1), candidate.rank, None, candidate.index)
     for index, unit in enumerate(units):
-        block = _block(unit, rules.align)
+        block = _block(unit, rules)
         if state.removed[index] < block:
             continue
         start, total = state.removed[index] - block, state.total

@@ -124,6 +124,14 @@ class PruneStage(StageBase):
             raise ValueError("`steps` above 1 and a `recover:` section belong together")
         return self
 
+    @model_validator(mode="after")
+    def _local_has_no_rank(self) -> PruneStage:
+        if self.scope == "local" and self.rank != "score":
+            raise ValueError(
+                "`scope: local` cuts every layer alike, so `rank` has no meaning there"
+            )
+        return self
+
 
 class FinetuneStage(StageBase):
     """Train the chain's model, with or without distillation.

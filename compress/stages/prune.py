@@ -6,14 +6,17 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
+from math import ceil
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from bench.layers import load_table
 from compress.models.batchnorm import reestimate
-from compress.models.checkpoint import load_checkpoint
+from compress.models.checkpoint import load_checkpoint, save_checkpoint
 from compress.models.evaluate import evaluate
-from compress.models.inspect import conv_widths, count_macs
+from compress.models.inspect import conv_widths, count_macs, count_params
 from compress.pipeline.contract import Artifact, Context, StageResult
 from compress.prune.cost import keep_share, total_of
 from compress.prune.latency import TOLERANCE as TIME_TOLERANCE
@@ -22,13 +25,14 @@ from compress.prune.prune import Exemptions, Pruned, prune_model
 from compress.prune.sensitivity import weights_from
 from compress.prune.solver import TOLERANCE, Budget, Rules
 from compress.prune.spec import spec_of
+from compress.prune.structure import PrunableModel
 from compress.recipe.schema import PruneStage
 from compress.stages.checkpoints import checkpoint_result, distillation, fit, with_weights
 from compress.stages.importance import importance_of
-from compress.stages.timing import ParentTimer
+from compress.stages.timing import ParentTimer, Timing
 
 SPEC_FILE = "model.json"
-LAYER_TIMES = "layer_times.json"
+LAYER_TIMES = "layer_times"
 
 
 def run(config: PruneStage, inputs: Mapping[str, Artifact], context: Context) -> StageResult:
@@ -59,6 +63,7 @@ class _Pruning:
         self._config, self._inputs, self._context = config, inputs, context
         self._parent = load_checkpoint(inputs["checkpoint"].path)
         self._weights: Mapping[str, float] = {}
+        self._time_trials: list[list[float]] = []
         if "sensitivity" in inputs:
             self._weights = weights_from(json.loads(inputs["sensitivity"].path.read_text()))
 
@@ -68,7 +73,7 @@ class _Pruning:
         steps = []
         for number in range(1, count):
             share = keep ** (number / count)
-            model = self._recovered(self._cut(model, share).model, number)
+            model = self._recovered(self._first_cut(model, share, number), number)
             steps.append(self._measured(model, share))
         if self._config.target.resource == "latency":
             pruned = self._cut_to_time(model, keep)
@@ -77,6 +82,17 @@ class _Pruning:
         if count > 1:
             steps.append(self._measured(pruned.model, keep))
         return pruned, steps
+
+    def _first_cut(self, model: nn.Module, keep: float, number: int) -> Path:
+        """The net cut in this step, as a file: after a kill the training finds the same again.
+
+        A plan by measured times, or by gradients of a GPU, would come out differently.
+        """
+        file = self._context.scratch / f"step-{number}" / "cut.pt"
+        if not file.is_file():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            save_checkpoint(self._cut(model, keep).model, file)
+        return file
 
     def settled(self, model: nn.Module) -> tuple[nn.Module, dict[str, float]]:
         """``model`` with BatchNorm statistics re-estimated, where that is better on val.
@@ -104,12 +120,8 @@ class _Pruning:
         """What became of ``model``, whose time is measured where the recipe wants to know it."""
         config, imgsz = self._config, self._context.imgsz
         timed = config.target.resource == "latency" or config.accept.never_slower
-        precise = config.target.resource == "latency"
-        timing = self._timer.time(model, precise) if timed else None
-        if config.target.resource == "latency" and timing is not None:
-            kept = timing.share
-        else:
-            kept = pruned.plan.after / total_of(self._budget.cost, self._parent)
+        timing = self._timer.time(model) if timed else None
+        kept = self._kept(model, timing)
         after = conv_widths(model)
         return {
             "channels": {n: [width, after[n]] for n, width in conv_widths(self._parent).items()},
@@ -120,9 +132,25 @@ class _Pruning:
                 "kept": kept,
             },
             "left_whole": dict(pruned.left_whole),
-            "notes": _notes(kept, config, pruned),
+            "time_trials": self._time_trials,
+            "notes": _notes(kept, config, pruned) + self._unused(),
             **({"timing": timing.metrics()} if timing is not None else {}),
         }
+
+    def _kept(self, model: nn.Module, timing: Timing | None) -> float:
+        """The share of the parent's cost that is left, counted or measured on ``model`` itself."""
+        if self._config.target.resource == "latency" and timing is not None:
+            return timing.share
+        count = count_params if self._config.target.resource == "params" else self._macs
+        return count(model) / count(self._parent)
+
+    def _unused(self) -> list[str]:
+        if self._config.scope == "local" and self._weights:
+            return ["`scope: local` cuts all layers alike: the measured sensitivity was not used"]
+        return []
+
+    def _macs(self, model: nn.Module) -> int:
+        return count_macs(model, self._context.imgsz)
 
     @cached_property
     def _timer(self) -> ParentTimer:
@@ -138,37 +166,56 @@ class _Pruning:
         resource, keep = self._config.target.resource, self._config.target.keep
         if resource != "latency":
             return keep_share(self._parent, self._context.imgsz, resource, keep)
-        cost = self._timer.cost(self._parent, self._context.shared / LAYER_TIMES)
-        return Budget("time", cost, keep * total_of(cost, self._parent))
+        cost = self._timer.cost(self._context.shared / LAYER_TIMES)
+        whole = total_of(cost, self._parent)
+        return Budget("time", cost, keep * whole, whole)
+
+    @cached_property
+    def _least(self) -> dict[str, int]:
+        """What `max_pruned` leaves of the parent, whatever the number of steps."""
+        share = 1 - self._config.max_pruned
+        units = PrunableModel(self._parent).units
+        return {g.root: ceil(g.width * share) for unit in units for g in unit.groups}
+
+    @cached_property
+    def _step(self) -> int:
+        """Half a kernel's block less saves no time, so for a time target whole ones go."""
+        if self._config.target.resource != "latency":
+            return 1
+        table = load_table(self._context.shared / LAYER_TIMES, self._config.latency.threads)
+        return table.step if table is not None else 1
 
     def _cut(self, model: nn.Module, keep: float) -> Pruned:
         """``model`` cut until ``keep`` of the parent's cost remains."""
         config, budget = self._config, self._budget
         return prune_model(
             model,
-            replace(budget, limit=budget.limit / config.target.keep * keep),
-            Rules(config.align, config.max_pruned, config.scope, config.rank),
+            replace(budget, limit=budget.whole * keep),
+            Rules(config.align, config.max_pruned, config.scope, config.rank, self._step),
             importance_of(
                 config.importance, model, self._context, config.gradient_batches, self._weights
             ),
-            Exemptions(config.ignore, config.min_channels),
+            Exemptions(config.ignore, config.min_channels, self._least if config.steps > 1 else {}),
         )
 
     def _cut_to_time(self, model: nn.Module, keep: float) -> Pruned:
         """Cut by the layers' times, and again until the whole net's measured time is right."""
-        return reach_share(
+        reached = reach_share(
             keep,
             plan=lambda share: self._cut(model, share),
             measure=lambda pruned: self._timer.time(pruned.model, precise=True).share,
-        ).model
+        )
+        self._time_trials = [list(trial) for trial in reached.trials]
+        return reached.model
 
-    def _recovered(self, model: nn.Module, number: int) -> nn.Module:
+    def _recovered(self, cut: Path, number: int) -> nn.Module:
         recover = self._config.recover
         assert recover is not None  # the recipe's schema ties it to `steps`
-        context = replace(self._context, scratch=self._context.scratch / f"step-{number}")
+        context = replace(self._context, scratch=cut.parent)
         extensions = distillation(recover.distill, self._inputs, context)
         title = f"{self._config.name} {number}/{self._config.steps}"
-        return with_weights(model, fit(model, recover.train, context, title, extensions)).eval()
+        training = fit(load_checkpoint(cut), recover.train, context, title, extensions)
+        return with_weights(load_checkpoint(cut), training)
 
     def _measured(self, model: nn.Module, keep: float) -> dict[str, float]:
         imgsz = self._context.imgsz
@@ -185,11 +232,20 @@ class _Pruning:
 def _notes(kept: float, config: PruneStage, pruned: Pruned) -> list[str]:
     target = config.target
     notes = [f"{name} was left whole: {why}" for name, why in pruned.left_whole.items()]
-    tolerance = TIME_TOLERANCE if target.resource == "latency" else TOLERANCE
-    if abs(kept / target.keep - 1) > tolerance:
-        what = {"macs": "MACs", "params": "parameters", "latency": "time"}[target.resource]
+    if pruned.plan.narrow:
         notes.append(
-            f"{kept:.1%} of the {what} are left where {target.keep:.1%} were asked for: blocks of "
-            f"{config.align} channels come no closer"
+            f"narrower than {config.align} channels and left as they are: "
+            f"{', '.join(pruned.plan.narrow)}; a bench with this alignment will name them"
+        )
+    timed = target.resource == "latency"
+    if abs(kept / target.keep - 1) > (TIME_TOLERANCE if timed else TOLERANCE):
+        what = {"macs": "MACs", "params": "parameters", "latency": "time"}[target.resource]
+        why = (
+            "time was measured and the plan corrected as often as is worth it"
+            if timed
+            else f"no plan in blocks of {config.align} channels was found that comes closer"
+        )
+        notes.append(
+            f"{kept:.1%} of the {what} are left where {target.keep:.1%} were asked for: {why}"
         )
     return notes

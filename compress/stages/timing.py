@@ -16,7 +16,7 @@ from bench.node_times import node_times
 from bench.run import bench_files
 from compress.models.exportable import exportable
 from compress.progress import Progress
-from compress.prune.latency import conv_shapes, latency_cost
+from compress.prune.latency import exported_convs, latency_cost
 from compress.prune.solver import Cost
 from export.float_onnx import export_float
 
@@ -116,23 +116,22 @@ class ParentTimer:
             timing = self._measured(files, seconds)
         return replace(timing, blame=self._blame(files)) if timing.slower else timing
 
-    def cost(self, model: nn.Module, table_file: Path) -> Cost:
-        """Time as a cost of the channels of ``model``: the parent, or its copy made for pruning.
+    def cost(self, tables: Path) -> Cost:
+        """Time as a cost of the parent's channels.
 
         Args:
-            model: computes what the parent does; its convolutions' names are the cost's.
-            table_file: the machine's table of layer times; what is missing is measured and added.
+            tables: folder of the tables of layer times; what is missing is measured and added.
 
         Raises:
             BenchError: ONNX Runtime cannot run a layer.
         """
-        convs = conv_shapes(self._parent, self._imgsz)
-        layers = [name.removesuffix(".conv") for name in convs]
+        convs = exported_convs(self._parent, self._imgsz)
+        shapes = {name: conv.shape for name, conv in convs.items()}
         operators = self._operators([self._file])[0]
-        shapes = conv_shapes(model, self._imgsz)
+        share = share_of((conv.layer for conv in convs.values()), operators)
         with self._progress.task("times of single layers", _PERCENT) as bar:
-            table = measured_table(shapes.values(), table_file, self._threads, bar.advance)
-        return latency_cost(shapes, table, 1 - share_of(layers, operators))
+            table = measured_table(shapes.values(), tables, self._threads, bar.advance)
+        return latency_cost(shapes, table, 1 - share)
 
     def _measured(self, files: Sequence[Path], seconds: float) -> Timing:
         with self._progress.task("latency against the parent", _PERCENT) as bar:
@@ -166,16 +165,3 @@ class ParentTimer:
 
     def _blame(self, files: Sequence[Path]) -> tuple[Slower, ...]:
         return tuple(slower_layers(*self._operators(files)))
-
-
-def time_against_parent(
-    parent: nn.Module,
-    child: nn.Module,
-    imgsz: int,
-    threads: int,
-    folder: Path,
-    seed: int,
-    progress: Progress,
-) -> Timing:
-    """Export both models and measure them in turn; see ``ParentTimer``."""
-    return ParentTimer(parent, imgsz, threads, folder, seed, progress).time(child)

@@ -1,7 +1,7 @@
 """Importance scores against each other: equal cut, equal finetune, several seeds.
 
-``python docs/results/prune_scores.py best.pt data.yaml OUT`` prunes ``best.pt`` by each score to the
-recipe's target (``prune_scores.yaml``), finetunes it, and trains the dense net for the same epochs;
+``python docs/results/prune_scores.py best.pt data.yaml OUT`` prunes ``best.pt`` by each score to
+the target of ``prune_scores.yaml``, finetunes it, and trains the dense net for the same epochs;
 then ``prune_scores.json`` is written. A killed run goes on from the cache in ``OUT``.
 """
 
@@ -83,7 +83,7 @@ def table(results: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
 def _spread(values: Sequence[float | None]) -> str:
     known = [value for value in values if value is not None]
     if not known:
-        return "–"
+        return "-"
     spread = statistics.stdev(known) if len(known) > 1 else 0.0
     return f"{statistics.mean(known):.3f} ± {spread:.3f}"
 
@@ -105,8 +105,9 @@ def main() -> None:
         for score in given.scores:
             folder = run(out, model, data, score, seed, given.set)
             results.setdefault(score, []).append(measured(folder, data))
-    content = {**table(results), "seeds": given.seeds, "results": results}
-    (out / "prune_scores.json").write_text(json.dumps(content, indent=1) + "\n")
+    facts = f"{model.name}, {data.name}, seeds {', '.join(map(str, given.seeds))}; mAP50-95."
+    content = {**table(results), "facts": facts, "results": results}
+    (HERE / "prune_scores.json").write_text(json.dumps(content, indent=1) + "\n")
 
 
 if __name__ == "__main__":

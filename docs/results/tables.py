@@ -1,8 +1,8 @@
 """Write the measured tables into the documents, from the runs recorded beside this file.
 
 ``python docs/results/tables.py`` rewrites the part between ``<!-- table: NAME -->`` and
-``<!-- end -->`` in each document from ``NAME.json`` (a run's ``run.json``, see ``--record``);
-``--check`` only says whether a document is out of date.
+``<!-- end -->`` in each document from ``NAME.json``: a run's ``run.json``, see ``--record``, or a
+table of a script beside this file. ``--check`` only says whether a document is out of date.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import argparse
 import json
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from compress.report.tables import Table, summary
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-DOCUMENTS = (ROOT / "README.md", ROOT / "recipes" / "README.md")
+DOCUMENTS = (ROOT / "README.md", ROOT / "recipes" / "README.md", ROOT / "docs" / "pruning.md")
 _MARKED = re.compile(r"(<!-- table: ([\w.-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 # what only the machine that ran it knows, or what is too long to keep
 _DROPPED = {"recipe_file", "curves", "channels", "path", "from"}
@@ -56,13 +57,21 @@ def markdown(table: Table) -> str:
     )
 
 
+def plain_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Cells that are text already, as Markdown."""
+    lines = [columns, ["-"] * len(columns), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
 def _cell(text: str, bold: bool) -> str:
     return f"**{text}**" if bold and text else text
 
 
 def described(name: str) -> str:
-    """Table and protocol of one recorded run."""
+    """Table and protocol of one recorded run, or of one of the scripts beside this file."""
     content = json.loads((HERE / f"{name}.json").read_text())
+    if "columns" in content:
+        return f"{plain_table(content['columns'], content['rows'])}\n{content['facts']}\n"
     bench = next((s["metrics"]["bench"] for s in content["stages"] if s["stage"] == "bench"), {})
     threads = bench.get("settings", {}).get("threads")
     machine = bench.get("machine", {}).get("cpu", "")

@@ -16,6 +16,7 @@ import bench.layers
 from bench.conv_graph import DEPTHWISE, Geometry, conv_graph, conv_ms
 from bench.layers import ConvShape, Grid, LayerTable, load_table, measured_table
 from bench.loop import Minimum
+from bench.machine import read_machine
 
 POINTWISE = Geometry(kernel=1, stride=1, groups=1, height=16, width=16, silu=True)
 STRIDED = Geometry(kernel=3, stride=2, groups=1, height=16, width=16, silu=False)
@@ -60,6 +61,12 @@ def table(step: int = 16) -> LayerTable:
     return LayerTable("a cpu", "1.2", 2, step, {POINTWISE: grid, DEPTH: depth})
 
 
+def own_table() -> LayerTable:
+    """The same as if this machine had measured it."""
+    machine = read_machine()
+    return replace(table(), cpu=machine.cpu, onnxruntime=machine.onnxruntime)
+
+
 def test_a_part_of_a_block_costs_as_much_as_a_whole_one() -> None:
     ms = table().ms
     assert ms(ConvShape(POINTWISE, 17, 33)) == ms(ConvShape(POINTWISE, 32, 48)) == 6.0
@@ -74,18 +81,16 @@ def test_a_table_knows_its_layers_and_all_narrower_ones() -> None:
 
 
 def test_a_table_survives_its_file(tmp_path: Path) -> None:
-    path = tmp_path / "folder" / "layers.json"
-    table().save(path)
-    assert load_table(path) == table()
-    assert [file.name for file in path.parent.iterdir()] == ["layers.json"]
+    path = own_table().save(tmp_path / "folder")
+    assert load_table(tmp_path / "folder", threads=2) == own_table()
+    assert list((tmp_path / "folder").iterdir()) == [path]
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[1]", '{"schema": 0}', '{"schema": 1, "grids": [{}]}'])
 def test_a_damaged_file_is_no_table(tmp_path: Path, text: str) -> None:
-    path = tmp_path / "layers.json"
-    path.write_text(text)
-    assert load_table(path) is None
-    assert load_table(tmp_path / "gone.json") is None
+    own_table().save(tmp_path).write_text(text)
+    assert load_table(tmp_path, threads=2) is None
+    assert load_table(tmp_path / "gone", threads=2) is None
 
 
 @pytest.mark.parametrize("geometry", [POINTWISE, STRIDED, DEPTH, replace(STRIDED, groups=2)])
@@ -111,26 +116,32 @@ def test_times_are_summed_over_a_convolution_and_its_activation_alone() -> None:
 def test_a_table_is_measured_once_and_then_extended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = tmp_path / "layers.json"
     wide = ConvShape(replace(POINTWISE, height=32, width=32), 256, 256)
-    first = measured_table([wide, ConvShape(DEPTH, 1, 48)], path, minimum=QUICK)
+    first = measured_table([wide, ConvShape(DEPTH, 1, 48)], tmp_path, minimum=QUICK)
     assert first.covers(wide)
     assert first.ms(wide) > 3 * first.ms(ConvShape(wide.geometry, 32, 32)) > 0
-    again = measured_table([ConvShape(wide.geometry, 64, 128)], path, minimum=QUICK)
+    again = measured_table([ConvShape(wide.geometry, 64, 128)], tmp_path, minimum=QUICK)
     assert again == first
-    more = measured_table([ConvShape(STRIDED, 3, 20)], path, minimum=QUICK)
+    more = measured_table([ConvShape(STRIDED, 3, 20)], tmp_path, minimum=QUICK)
     assert more.grids.keys() == {*first.grids, STRIDED}
     assert more.grids[wide.geometry] == first.grids[wide.geometry]
-    assert load_table(path) == more
+    assert load_table(tmp_path) == more
     monkeypatch.setattr(bench.layers, "node_times", None)  # nothing left to measure
-    assert measured_table([wide, ConvShape(STRIDED, 3, 16)], path, minimum=QUICK) == more
+    assert measured_table([wide, ConvShape(STRIDED, 3, 16)], tmp_path, minimum=QUICK) == more
 
 
-def test_a_table_of_another_machine_is_measured_anew(tmp_path: Path) -> None:
-    path = tmp_path / "layers.json"
-    table().save(path)
-    found = measured_table([ConvShape(DEPTH, 1, 16)], path, minimum=QUICK)
-    assert found.grids.keys() == {DEPTH}
-    assert found.cpu != "a cpu"
+def test_tables_of_machines_runtimes_and_threads_live_side_by_side(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = own_table()
+    others = [replace(kept, **fact) for fact in ({"cpu": "b"}, {"onnxruntime": "0"})]
+    paths = [entry.save(tmp_path) for entry in (kept, *others)]
+    found = measured_table([ConvShape(STRIDED, 3, 16)], tmp_path, threads=1, minimum=QUICK)
+    assert found.grids.keys() == {STRIDED}
     assert found.step in {4, 8, 16}
-    assert load_table(path) == found
+    assert len({*paths, *tmp_path.iterdir()}) == 4
+    monkeypatch.setattr(bench.layers, "node_times", None)  # nothing is measured twice
+    for _ in range(2):
+        again = measured_table([ConvShape(STRIDED, 3, 16)], tmp_path, threads=1)
+        assert again == found
+        assert measured_table([ConvShape(DEPTH, 1, 16)], tmp_path, threads=2) == kept

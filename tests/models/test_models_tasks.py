@@ -191,6 +191,24 @@ def nearest(rows: Tensor, others: Tensor) -> float:
     return float(torch.cat([distances.amin(0), distances.amin(1)]).max())
 
 
+def test_zeros_around_an_image_stay_zeros_in_the_runtime(tmp_path: Path) -> None:
+    """ONNX Runtime joins a Pad with the MaxPool behind it, which pads with minus infinity."""
+    pad = "  - [-1, 1, nn.ZeroPad2d, [[0, 1, 1, 0]]]\n  - [-1, 1, nn.MaxPool2d, [2, 1, 0]]\n"
+    backbone = f"  - [-1, 1, Conv, [8, 3, 8]]\n{pad}  - [-1, 1, Conv, [8, 3, 2]]\n"
+    yaml = tmp_path / "padded.yaml"
+    yaml.write_text(f"nc: 3\nbackbone:\n{backbone}head:\n  - [[0, 3], 1, Detect, [nc]]\n")
+    model = build_model(yaml, NAMES, 0).eval()
+    model.model[0].bn.bias.data.fill_(-1.0)  # SiLU gives less than zero everywhere
+    image = torch.rand(1, 3, IMGSZ, IMGSZ, generator=torch.manual_seed(0))
+    assert float(model.model[0](image).max()) < 0
+    expected = tensors(model(image)[0])[0].detach()
+    torch.testing.assert_close(flat(exportable(model), image)[0], expected, atol=1e-4, rtol=1e-4)
+    export_float(exportable(model), IMGSZ, tmp_path / "net.onnx")
+    session = ort.InferenceSession(str(tmp_path / "net.onnx"), providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {"images": image.numpy()})
+    torch.testing.assert_close(torch.from_numpy(found), expected, atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize("head", ["v10Detect", "Segment26", "Pose26"])
 def test_an_end_to_end_file_gives_the_boxes_of_the_one_to_one_branch(
     head: str, net_of: Callable[[str], nn.Module]

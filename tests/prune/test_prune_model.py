@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from compress.errors import CompressError
 from compress.models.blocks.expanded import Expanded
+from compress.models.build import build_model
 from compress.models.inspect import conv_widths, count_macs, count_params, dfl_convs, head_outputs
 from compress.prune.cost import keep_share
 from compress.prune.prune import Exemptions, Importance, Pruned, prune_model
@@ -179,12 +180,20 @@ def test_ignored_layers_keep_their_outputs(pattern: str, kept: str, net: nn.Modu
     assert after != before
 
 
-def test_floors_hold_for_the_layers_they_name(net: nn.Module) -> None:
+def test_floors_hold_for_the_outputs_of_the_layers_they_name(net: nn.Module) -> None:
     free = conv_widths(pruned_to(net, 0.3).model)
-    held = conv_widths(pruned_to(net, 0.3, min_channels={"model.21": 40, "model.18.*": 24}).model)
-    floored = [name for name in held if name.startswith("model.21.cv2")]
-    assert all(held[name] >= 40 > free[name] for name in floored)
-    assert floored
+    floors = {"model.7.conv": 40, "model.8.cv1": 48}
+    held = conv_widths(pruned_to(net, 0.3, min_channels=floors).model)
+    assert held["model.7.conv"] >= 40 > free["model.7.conv"]
+    assert held["model.8.cv1.conv"] >= 48 > free["model.8.cv1.conv"]  # of both halves together
+    assert held["model.6.cv2.conv"] < 40  # read by the first, but not named
+
+
+def test_a_layer_behind_the_last_convolution_counts_its_parameters() -> None:
+    model = build_model(Path("yolov8n-cls.yaml"), dict(enumerate(map(str, range(100)))), 0)
+    found = pruned_to(model, 0.5, "params", align=8)
+    assert count_params(found.model) == found.plan.after
+    assert count_params(found.model) / count_params(model) == pytest.approx(0.5, rel=0.01)
 
 
 def test_outputs_of_the_head_keep_their_width(net: nn.Module) -> None:

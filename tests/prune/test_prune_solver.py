@@ -96,7 +96,8 @@ def chains(draw: st.DrawFn, least: int = 4, most: int = 64) -> Chain:
 
 
 def plan(chain: Chain, keep: float, align: int, most: float, **rules: Any) -> PrunePlan:
-    budget = Budget("MACs", chain.cost(), keep * chain.macs(list(chain.widths)))
+    whole = chain.macs(list(chain.widths))
+    budget = Budget("MACs", chain.cost(), keep * whole, whole)
     return plan_channels(chain.units(), chain.layers(), budget, Rules(align, most, **rules))
 
 
@@ -202,10 +203,35 @@ def test_near_the_target_a_block_that_would_overshoot_is_passed_over() -> None:
     assert chain.kept(found) == [4, 8]
 
 
-def test_a_layer_narrower_than_a_block_is_named() -> None:
-    chain = Chain((16, 6), (False, False), (1, 1, 1), ((0.5,) * 16, (0.5,) * 6))
-    with pytest.raises(CompressError, match="'1' has 6 channels, fewer than align 8"):
-        plan(chain, 0.5, 8, 0.9)
+def test_a_layer_narrower_than_a_block_is_left_whole_and_named() -> None:
+    chain = Chain((16, 6), (False, False), (1, 1, 1), ((0.5,) * 16, (0.1,) * 6))
+    found = plan(chain, 0.65, 8, 0.9)
+    assert chain.kept(found)[1] == 6
+    assert found.narrow == ("1",)
+
+
+def test_alignment_never_goes_below_a_floor() -> None:
+    chain = Chain((24, 16), (False, False), (1, 1, 1), ((0.5,) * 24, (0.5,) * 16))
+    units = [replace(unit, floor=20) for unit in chain.units()]
+    budget = Budget("MACs", chain.cost(), 500, chain.macs([24, 16]))
+    with pytest.raises(CompressError, match=r"'0' has 24 channels, of which 20 must stay"):
+        plan_channels(units, chain.layers(), budget, Rules(16))
+
+
+def test_an_unreachable_share_is_one_of_the_whole() -> None:
+    chain = Chain((16, 16), (False, False), (1, 1, 1), ((0.5,) * 16,) * 2)
+    now = chain.macs([16, 16])
+    budget = Budget("MACs", chain.cost(), 0.01 * now, 10 * now)  # ten times as much at first
+    with pytest.raises(CompressError, match=r"0\.1% of the MACs .* [0-3]\.\d% remain"):
+        plan_channels(chain.units(), chain.layers(), budget, Rules(4, 0.5))
+
+
+def test_whole_kernel_blocks_go_where_widths_allow() -> None:
+    chain = Chain((32, 24), (False, False), (1, 1, 1), ((0.5,) * 32, (0.5,) * 24))
+    budget = Budget("MACs", chain.cost(), 600, chain.macs([32, 24]))
+    kept = chain.kept(plan_channels(chain.units(), chain.layers(), budget, Rules(8, 0.9, step=16)))
+    assert kept[0] % 16 == 0
+    assert kept[1] % 8 == 0
 
 
 def test_odd_widths_are_aligned_even_if_the_target_asks_for_no_more() -> None:
@@ -233,7 +259,8 @@ def test_score_by_cost_prefers_what_saves_more() -> None:
 @given(chains(least=16), KEEP, st.integers(1, 16))
 def test_floors_are_kept(chain: Chain, keep: float, floor: int) -> None:
     units = [replace(unit, floor=floor) for unit in chain.units()]
-    budget = Budget("MACs", chain.cost(), keep * chain.macs(list(chain.widths)))
+    whole = chain.macs(list(chain.widths))
+    budget = Budget("MACs", chain.cost(), keep * whole, whole)
     try:
         found = plan_channels(units, chain.layers(), budget, Rules(1, 0.95))
     except CompressError:
@@ -247,7 +274,8 @@ def test_units_with_heads_lose_the_same_of_every_head(
 ) -> None:
     assume(all(width % heads == 0 for width in chain.widths))
     units = [replace(unit, granularity=heads) for unit in chain.units()]
-    budget = Budget("MACs", chain.cost(), keep * chain.macs(list(chain.widths)))
+    whole = chain.macs(list(chain.widths))
+    budget = Budget("MACs", chain.cost(), keep * whole, whole)
     try:
         found = plan_channels(units, chain.layers(), budget, Rules(align, 0.95))
     except CompressError:
@@ -260,7 +288,9 @@ def test_a_fixed_rest_is_part_of_the_budget(chain: Chain, keep: float, fixed: fl
     cost = Cost(chain.cost().of, fixed)
     whole = chain.macs(list(chain.widths)) + fixed
     try:
-        found = plan_channels(chain.units(), chain.layers(), Budget("t", cost, keep * whole), RULES)
+        found = plan_channels(
+            chain.units(), chain.layers(), Budget("t", cost, keep * whole, whole), RULES
+        )
     except CompressError:
         return
     assert found.before == pytest.approx(whole)

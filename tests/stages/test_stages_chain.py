@@ -22,6 +22,7 @@ TRAINED = ["base", "teacher", "finetune", "qat"]
 GRAPHS = ["base", "prune", "finetune", "qat", "int8-onnxruntime", "int8-tensorrt"]
 KEYS = {
     **{name: {"checkpoint"} for name in CHECKPOINTS},
+    "prune": {"checkpoint", "spec"},
     "ptq": {"checkpoint", "ranges"},
     "qat": {"checkpoint", "ranges"},
     "export": set(GRAPHS),

@@ -7,18 +7,21 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import onnx
 import pytest
 from small_nets import IMGSZ, NAMES, write_net_yaml
 from torch import nn
 
 import compress.stages.timing
 from bench.layer_times import Slower
-from bench.layers import measured_table
+from bench.layers import ConvShape, load_table, measured_table
 from bench.loop import Minimum
 from compress.models.build import build_model
+from compress.models.tasks import TASKS
 from compress.progress import ConsoleProgress
-from compress.prune.latency import conv_shapes
-from compress.stages.timing import ParentTimer, Timing, time_against_parent
+from compress.prune.cost import conv_channels
+from compress.prune.latency import exported_convs
+from compress.stages.timing import ParentTimer, Timing
 
 QUIET = ConsoleProgress(quiet=True)
 
@@ -78,7 +81,7 @@ def test_a_slower_child_is_told_from_a_faster_one(
     net: nn.Module, tmp_path: Path, quick: None
 ) -> None:
     large = build_model(write_net_yaml(tmp_path / "large.yaml", width=0.25), NAMES, 0).eval()
-    slower = time_against_parent(net, large, IMGSZ, 1, tmp_path / "a", 0, QUIET)
+    slower = ParentTimer(net, IMGSZ, 1, tmp_path / "a", 0, QUIET).time(large)
     assert slower.slower
     assert slower.speedup < 1
     assert slower.blame
@@ -87,7 +90,7 @@ def test_a_slower_child_is_told_from_a_faster_one(
     assert increases == sorted(increases, reverse=True)
     assert min(increases) > 0
     assert any(entry.layer in modules for entry in slower.blame)
-    faster = time_against_parent(large, net, IMGSZ, 1, tmp_path / "b", 0, QUIET)
+    faster = ParentTimer(large, IMGSZ, 1, tmp_path / "b", 0, QUIET).time(net)
     assert not faster.slower
     assert faster.speedup > 1
     assert not faster.blame
@@ -117,9 +120,30 @@ def test_the_cost_of_a_model_is_its_layers_and_a_rest(
     quick_table = partial(measured_table, minimum=Minimum(0.1, 5))
     monkeypatch.setattr(compress.stages.timing, "measured_table", quick_table)
     timer = ParentTimer(wide, IMGSZ, 1, tmp_path, 0, QUIET)
-    cost = timer.cost(wide, tmp_path / "layers.json")
-    shapes = conv_shapes(wide, IMGSZ)
+    cost = timer.cost(tmp_path / "tables")
+    shapes = {name: conv.shape for name, conv in exported_convs(wide, IMGSZ).items()}
     layers = {name: cost.of(name, shape.inputs, shape.outputs) for name, shape in shapes.items()}
     assert min(layers.values()) > 0
     assert 0.05 < cost.fixed / (cost.fixed + sum(layers.values())) < 0.95
-    assert (tmp_path / "layers.json").exists()
+    assert load_table(tmp_path / "tables") is not None
+
+
+def test_the_rest_is_what_no_convolution_of_the_exported_file_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = TASKS["detect"].model("yolov10n.yaml", verbose=False).eval()
+    timer = ParentTimer(net, IMGSZ, 1, tmp_path, 0, QUIET)
+    nodes = onnx.load(str(tmp_path / "parent.onnx")).graph.node
+    times = {node.name: 3.0 if node.op_type == "Conv" else 0.0 for node in nodes}
+    shares = iter([times, times | {"/model.23/Rest": sum(times.values())}])
+
+    class Even:
+        def ms(self, shape: ConvShape) -> float:
+            return 1.0
+
+    monkeypatch.setattr(ParentTimer, "_operators", lambda *_: [next(shares)])
+    monkeypatch.setattr(compress.stages.timing, "measured_table", lambda *_: Even())
+    for rest in (0.0, 0.5):
+        cost = timer.cost(tmp_path)
+        total = sum(cost.of(name, 1, 1) for name in conv_channels(net))
+        assert cost.fixed / (cost.fixed + total) == pytest.approx(rest)
