@@ -14,6 +14,7 @@ from compress.prune.solver import Unit
 from compress.prune.structure import PrunableModel
 
 VERSION = 1  # of the file's layout
+NOTHING = 1e-9  # mAP: less than this is no drop
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,6 @@ def weights_from(sensitivity: Mapping[str, Any]) -> dict[str, float]:
     total = sum(drops)
     weights: dict[str, float] = {}
     for row, drop in zip(rows, drops, strict=True):
-        weight = 0.5 + 0.5 * drop * len(rows) / total if total > 0 else 1.0
+        weight = 0.5 + 0.5 * drop * len(rows) / total if total > NOTHING else 1.0
         weights |= dict.fromkeys(row["roots"], weight)
     return weights

@@ -70,7 +70,8 @@ def test_weights_and_mode_stay(cut: nn.Module, data_yaml: Path) -> None:
     before = statistics(cut)
     found = again(cut, data_yaml)
     assert torch.equal(statistics(cut), before)
-    assert not any(module.training for module in found.modules())
+    modes = [module.training for module in cut.modules()]
+    assert [module.training for module in found.modules()] == modes
     pairs = zip(cut.parameters(), found.parameters(), strict=True)
     assert all(torch.equal(before, after) for before, after in pairs)
     assert [n.momentum for n in norms_of(found)] == [n.momentum for n in norms_of(cut)]

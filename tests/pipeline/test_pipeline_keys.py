@@ -24,7 +24,7 @@ def material(job: Job, name: str = "finetune", table: Any = None, **inputs: str)
     return key_material(step, job, given)
 
 
-KEPT = {"base": "7de2532698009463", "prune": "fb07063a0a002dfc", "finetune": "4083dcc022191327"}
+KEPT = {"base": "7de2532698009463", "prune": "beb7444883ce9ecc", "finetune": "32d92d901951f9b2"}
 DISTILL = {"losses": [{"kind": "cwd"}]}
 CHANGES: dict[str, Callable[[Job], dict[str, Any]]] = {
     "train.epochs 60 -> 80": lambda job: material(

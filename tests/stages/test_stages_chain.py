@@ -88,7 +88,9 @@ def test_pruned_widths_are_aligned_and_kept_by_the_stages_after(chain: Chain, st
 
 def test_pruning_says_what_it_cut(chain: Chain) -> None:
     metrics, base = chain.ran["prune"].metrics, chain.ran["base"].metrics
-    assert metrics["macs_target"] == 0.6
+    target = metrics["target"]
+    assert (target["resource"], target["keep"]) == ("macs", 0.6)
+    assert target["kept"] == metrics["macs_kept"]
     assert metrics["macs_kept"] == pytest.approx(metrics["macs"] / base["macs"], rel=1e-6)
     assert metrics["macs_kept"] == pytest.approx(0.6, abs=0.03)
     model = load_checkpoint(chain.ran["prune"].files["checkpoint"])
@@ -168,7 +170,7 @@ def test_bench_measures_every_graph_against_the_base(chain: Chain) -> None:
         assert row["stage"] == ("qat" if int8 else name)
         assert row["bytes"] == chain.ran["export"].files[name].stat().st_size
         assert row["map"].keys() == {"val"}
-        assert row["map"]["val"].keys() == {"map50", "map50_95"}
+        assert row["map"]["val"].keys() == {"map50", "map50_95", "subject"}
         if name != "int8-tensorrt":  # which no runtime here is meant for
             assert row["latency_ms"].keys() == {"p50", "p90", "p99", "mean", "cv", "count"}
             assert row["fps"] > 0

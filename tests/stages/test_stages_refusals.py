@@ -161,6 +161,6 @@ def test_an_unreachable_pruning_target_leaves_nothing(
 ) -> None:
     context = make_context("prune")
     config = PruneStage(stage="prune", target={"macs": 0.01}, align=8, max_pruned=0.3)
-    with pytest.raises(CompressError, match=r"1% of the MACs cannot be reached.*% remain"):
+    with pytest.raises(CompressError, match=r"1.0% of the MACs cannot be reached.*% remain"):
         prune.run(config, {"checkpoint": fitting}, context)
     assert list(context.out.iterdir()) == []
