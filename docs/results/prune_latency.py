@@ -17,6 +17,7 @@ from typing import Any
 from torch import nn
 
 from bench.layers import load_table
+from bench.machine import read_machine
 from compress.data.dataset import load_dataset
 from compress.models.batchnorm import reestimate
 from compress.models.checkpoint import load_checkpoint, save_checkpoint
@@ -54,7 +55,7 @@ def main() -> None:
     for row in rows:
         finetune(row, given)
     columns = ["planned by", "MACs kept", "Params", "measured share of the time", "val", "test"]
-    machine = (load_table(given.out / "layer_times") or rows[0]).cpu
+    machine = read_machine().cpu
     facts = (
         f"{given.model.name} at {given.imgsz} px on {machine}, share asked: {given.share}; "
         f"{given.epochs} epochs of finetune, seed 0, mAP50-95 on {given.data.name}."
@@ -78,9 +79,10 @@ def plans(parent: nn.Module, given: argparse.Namespace) -> list[dict[str, Any]]:
     cost = timer.cost(times)
     table = load_table(times)
     assert table is not None
+    whole = total_of(cost, parent)
 
     def by_time(keep: float) -> nn.Module:
-        budget = Budget("time", cost, keep * total_of(cost, parent))
+        budget = Budget("time", cost, keep * whole, whole)
         return prune_model(parent, budget, Rules(8, step=table.step)).model
 
     def by_macs(keep: float) -> nn.Module:
