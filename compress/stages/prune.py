@@ -120,7 +120,8 @@ class _Pruning:
         """What became of ``model``, whose time is measured where the recipe wants to know it."""
         config, imgsz = self._config, self._context.imgsz
         timed = config.target.resource == "latency" or config.accept.never_slower
-        timing = self._timer.time(model) if timed else None
+        precise = config.target.resource == "latency"
+        timing = self._timer.time(model, precise) if timed else None
         kept = self._kept(model, timing)
         after = conv_widths(model)
         return {
