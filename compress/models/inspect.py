@@ -15,7 +15,7 @@ from compress.errors import CompressError
 from compress.models.heads import HeadFacts
 from compress.models.tasks import keypoint_shape, task_of
 
-_COUNTED = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
+COUNTED = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 _TWIN = "one2one_"  # branches of end-to-end heads: what is exported of them
 
 
@@ -146,7 +146,7 @@ def conv_costs(model: nn.Module, imgsz: int) -> dict[str, ConvCost]:
     Counted is what the exported model runs: layers that only training uses, or that are folded
     into another one (the second branch of a RepConv), cost nothing.
     """
-    layers = {n: m for n, m in model.named_modules() if isinstance(m, _COUNTED)}
+    layers = {n: m for n, m in model.named_modules() if isinstance(m, COUNTED)}
     positions = dict.fromkeys(layers, 0)
 
     def record(name: str, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:

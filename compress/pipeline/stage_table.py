@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
+from operator import attrgetter
 from typing import Any, cast
 
 from compress.pipeline.contract import StageFunction
@@ -18,11 +19,6 @@ def _never(config: Any) -> bool:
 def _always(config: Any) -> bool:
     del config
     return True
-
-
-def _is_timed(config: Any) -> bool:
-    """Whether a prune stage measures time: for its target, or for its gate."""
-    return bool(config.target.resource == "latency" or config.accept.never_slower)
 
 
 @dataclass(frozen=True)
@@ -87,7 +83,7 @@ STAGES: StageTable = {
             gives=("checkpoint", "spec"),
             cannot_follow=_QUANTIZED,
             libraries=_PRUNE,
-            per_machine=_is_timed,
+            per_machine=attrgetter("timed"),
             measured_gates=("never_slower",),
         ),
         StageKind(

@@ -7,7 +7,7 @@ from typing import Literal
 
 from torch import nn
 
-from compress.models.inspect import conv_costs, count_params, filter_shape
+from compress.models.inspect import COUNTED, conv_costs, count_params, filter_shape
 from compress.prune.solver import Budget, Cost
 
 Resource = Literal["macs", "params"]
@@ -19,7 +19,7 @@ def conv_channels(model: nn.Module) -> dict[str, tuple[int, int]]:
     return {
         name: filter_shape(module)
         for name, module in model.named_modules()
-        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear))
+        if isinstance(module, COUNTED)
     }
 
 

@@ -118,6 +118,11 @@ class PruneStage(StageBase):
     )
     accept: PruneGates = PruneGates()
 
+    @property
+    def timed(self) -> bool:
+        """Whether time is measured: for the target, or for the gate."""
+        return self.target.resource == "latency" or self.accept.never_slower
+
     @model_validator(mode="after")
     def _steps_recover(self) -> PruneStage:
         if (self.steps > 1) != (self.recover is not None):

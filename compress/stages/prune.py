@@ -21,7 +21,7 @@ from compress.pipeline.contract import Artifact, Context, StageResult
 from compress.prune.cost import keep_share, total_of
 from compress.prune.latency import TOLERANCE as TIME_TOLERANCE
 from compress.prune.latency import reach_share
-from compress.prune.prune import Exemptions, Pruned, prune_model
+from compress.prune.prune import Exemptions, Importance, Pruned, prune_model
 from compress.prune.sensitivity import weights_from
 from compress.prune.solver import TOLERANCE, Budget, Rules
 from compress.prune.spec import spec_of
@@ -78,7 +78,7 @@ class _Pruning:
         if self._config.target.resource == "latency":
             pruned = self._cut_to_time(model, keep)
         else:
-            pruned = self._cut(model, keep)
+            pruned = self._cut(model, keep, self._importance(model))
         if count > 1:
             steps.append(self._measured(pruned.model, keep))
         return pruned, steps
@@ -91,7 +91,8 @@ class _Pruning:
         file = self._context.scratch / f"step-{number}" / "cut.pt"
         if not file.is_file():
             file.parent.mkdir(parents=True, exist_ok=True)
-            save_checkpoint(self._cut(model, keep).model, file)
+            cut = self._cut(model, keep, self._importance(model))
+            save_checkpoint(cut.model, file)
         return file
 
     def settled(self, model: nn.Module) -> tuple[nn.Module, dict[str, float]]:
@@ -119,9 +120,8 @@ class _Pruning:
     def metrics(self, model: nn.Module, pruned: Pruned) -> dict[str, Any]:
         """What became of ``model``, whose time is measured where the recipe wants to know it."""
         config, imgsz = self._config, self._context.imgsz
-        timed = config.target.resource == "latency" or config.accept.never_slower
         precise = config.target.resource == "latency"
-        timing = self._timer.time(model, precise) if timed else None
+        timing = self._timer.time(model, precise) if config.timed else None
         kept = self._kept(model, timing)
         after = conv_widths(model)
         return {
@@ -186,24 +186,29 @@ class _Pruning:
         table = load_table(self._context.shared / LAYER_TIMES, self._config.latency.threads)
         return table.step if table is not None else 1
 
-    def _cut(self, model: nn.Module, keep: float) -> Pruned:
+    def _importance(self, model: nn.Module) -> Importance:
+        config = self._config
+        return importance_of(
+            config.importance, model, self._context, config.gradient_batches, self._weights
+        )
+
+    def _cut(self, model: nn.Module, keep: float, importance: Importance) -> Pruned:
         """``model`` cut until ``keep`` of the parent's cost remains."""
         config, budget = self._config, self._budget
         return prune_model(
             model,
             replace(budget, limit=budget.whole * keep),
             Rules(config.align, config.max_pruned, config.scope, config.rank, self._step),
-            importance_of(
-                config.importance, model, self._context, config.gradient_batches, self._weights
-            ),
+            importance,
             Exemptions(config.ignore, config.min_channels, self._least if config.steps > 1 else {}),
         )
 
     def _cut_to_time(self, model: nn.Module, keep: float) -> Pruned:
         """Cut by the layers' times, and again until the whole net's measured time is right."""
+        importance = self._importance(model)
         reached = reach_share(
             keep,
-            plan=lambda share: self._cut(model, share),
+            plan=lambda share: self._cut(model, share, importance),
             measure=lambda pruned: self._timer.time(pruned.model, precise=True).share,
         )
         self._time_trials = [list(trial) for trial in reached.trials]

@@ -6,14 +6,14 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
+from killed_training import Killed, KilledAt, killed
 from small_nets import IMGSZ, Silent, calibrated, settled_net
 from torch import Tensor, nn
 
@@ -29,7 +29,6 @@ from compress.models.trainer import (
     train,
 )
 from compress.models.training_state import read_state, write_state
-from compress.progress import Task
 from compress.quantize.scales import ScaleTraining
 
 ARGUMENTS = {
@@ -43,36 +42,6 @@ ARGUMENTS = {
     "warmup_epochs": 1,
 }
 BATCHES = 2  # an epoch
-
-
-class Killed(BaseException):
-    """No error that anything may catch."""
-
-
-class KilledAt:
-    """Progress that does ``end`` when this many batches were counted."""
-
-    def __init__(self, batch: int, end: Callable[[], None]) -> None:
-        self.left = batch
-        self.end = end
-
-    def say(self, message: str) -> None:
-        del message
-
-    @contextmanager
-    def task(self, title: str, total: int) -> Iterator[Task]:
-        del title, total
-        yield self
-
-    def advance(self, steps: int = 1, note: str = "") -> None:
-        del note
-        self.left -= steps
-        if self.left == 0:
-            self.end()
-
-
-def killed() -> None:
-    raise Killed
 
 
 def job(data: Path, folder: Path, **arguments: object) -> TrainingJob:
@@ -238,7 +207,8 @@ _VICTIM = """\
 import os, signal, sys
 from pathlib import Path
 sys.path[:0] = [{tests!r}, {here!r}]
-from test_models_resume import KilledAt, job
+from killed_training import KilledAt
+from test_models_resume import job
 from compress.models.checkpoint import load_checkpoint
 from compress.models.trainer import train
 

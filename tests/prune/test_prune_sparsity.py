@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from killed_training import Killed, KilledAt, killed
 from small_nets import IMGSZ, NAMES, Silent
 from torch import Tensor, nn
 
@@ -154,31 +153,6 @@ class _Base:
         return value * len(batch["img"]), {"box_loss": value[0]}
 
 
-class Killed(BaseException):
-    """No error that anything may catch."""
-
-
-class KilledAt:
-    """Progress that ends the training when this many batches were counted."""
-
-    def __init__(self, batch: int) -> None:
-        self.left = batch
-
-    def say(self, message: str) -> None:
-        del message
-
-    @contextmanager
-    def task(self, title: str, total: int) -> Iterator[Any]:
-        del title, total
-        yield self
-
-    def advance(self, steps: int = 1, note: str = "") -> None:
-        del note
-        self.left -= steps
-        if self.left == 0:
-            raise Killed
-
-
 @pytest.fixture(scope="module")
 def fresh(net_yaml: Path) -> nn.Module:
     """A net as training begins with it: its losses do not drown a penalty."""
@@ -251,7 +225,7 @@ def test_a_killed_run_ends_where_a_straight_one_does(
     runs: dict[str | None, Training], fresh: nn.Module, data_yaml: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(Killed):
-        run(fresh, data_yaml, tmp_path, "bn_scale", KilledAt(3))  # in the second epoch
+        run(fresh, data_yaml, tmp_path, "bn_scale", KilledAt(3, killed))  # in the second epoch
     resumed = run(fresh, data_yaml, tmp_path, "bn_scale")
     assert resumed.curves == runs["bn_scale"].curves
     weights = runs["bn_scale"].weights

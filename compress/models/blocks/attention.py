@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor, nn
 from ultralytics.nn.modules.block import AAttn, Attention
@@ -9,7 +11,7 @@ from ultralytics.nn.modules.block import AAttn, Attention
 from compress.models.blocks.expanded import Expanded
 
 
-class SplitAttention(Expanded):
+class SplitAttention(Expanded, ABC):
     """``qkv`` as ``q``, ``k`` and ``v``, each with the channels of one head after the other.
 
     A query channel meets the key channel of the same number, so the two go together; every head
@@ -27,9 +29,9 @@ class SplitAttention(Expanded):
         self.runs = {("q.conv", "out"): self.heads, ("v.conv", "out"): self.heads}
         self.adopt(block, "pe", "proj")
 
+    @abstractmethod
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """What the heads read from ``v``, (N, C, H, W) like ``v``."""
-        raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
         """The same function as the stock block's; channel by channel while tracing."""
