@@ -107,8 +107,9 @@ def written_at(recipe: Recipe, reference: str) -> KeyPath:
             return (key,)
     for index, stage in enumerate(recipe.stages):
         path, distill = distill_of(stage) or ((), None)
-        if distill is not None and reference in distill.teachers:
-            return ("stages", index, *path, "teachers", distill.teachers.index(reference))
+        models = [teacher.model for teacher in distill.teachers] if distill is not None else []
+        if reference in models:
+            return ("stages", index, *path, "teachers", models.index(reference))
     return ()
 
 

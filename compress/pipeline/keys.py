@@ -15,7 +15,7 @@ from compress.pipeline.links import Input, Step
 _MISSING = "not set"
 _CPU = "cpu"
 _WORKED_ON_IT = frozenset({"checkpoint", "sensitivity"})  # trained or measured on the device
-_TEACHERS = {"distill": {"teachers"}}
+_TEACHERS = {"distill": {"teachers": {"__all__": {"model"}}, "unlabeled": {"images"}}}
 _NOT_IN_KEY: Any = {"name": True, "accept": True, "recover": _TEACHERS, **_TEACHERS}
 
 

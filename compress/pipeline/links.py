@@ -9,6 +9,7 @@ from typing import Any
 from compress.errors import CompressError
 from compress.pipeline.contract import Artifact
 from compress.pipeline.stage_table import STAGES, StageKind, StageTable
+from compress.recipe.distillation import AVERAGE
 from compress.recipe.schema import Recipe, distill_of
 
 
@@ -133,10 +134,13 @@ def _teachers(recipe: Recipe, config: Any, before: Sequence[Step]) -> dict[str, 
     del recipe
     stages = {step.name for step in before if "checkpoint" in step.kind.gives}
     section = distill_of(config)
-    references = section[1].teachers if section else []
+    teachers = section[1].teachers if section else []
     return {
-        f"teacher.{index}": FromStage(name, "checkpoint") if name in stages else FromRecipe(name)
-        for index, name in enumerate(references)
+        f"teacher.{index}": FromStage(teacher.model, "checkpoint")
+        if teacher.model in stages
+        else FromRecipe(teacher.model)
+        for index, teacher in enumerate(teachers)
+        if teacher.model != AVERAGE
     }
 
 

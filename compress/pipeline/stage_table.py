@@ -63,7 +63,7 @@ STAGES: StageTable = {
         StageKind(
             "train",
             1,
-            takes=("weights",),
+            takes=("weights", "teachers"),
             gives=("checkpoint",),
             cannot_follow=("sensitivity", "prune", "finetune", *_QUANTIZED),
             libraries=_TORCH,

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from itertools import chain
 
 from compress.pipeline.stage_table import STAGES
+from compress.recipe.distillation import AVERAGE
 from compress.recipe.outline import StageOutline, outline
 from compress.recipe.tree import Fault, KeyPath, Tree
 from compress.recipe.wording import unknown
@@ -117,7 +118,7 @@ def _teachers(tree: Tree, stages: list[StageOutline]) -> Iterator[Fault]:
     for i, stage in enumerate(stages):
         known = _checkpoints(tree, stages, i)
         for path, name in _teacher_references(stage):
-            if name in known or name.endswith(".pt"):
+            if name in known or name == AVERAGE or name.endswith(".pt"):
                 continue
             if name == "teacher" and not any(other.role == "teacher" for other in stages):
                 message = "the recipe has no `teacher:`; give one, such as `teacher: yolov8s.pt`"
@@ -177,9 +178,12 @@ def _gate_references(stage: StageOutline) -> Iterator[tuple[KeyPath, str]]:
 def _teacher_references(stage: StageOutline) -> Iterator[tuple[KeyPath, str]]:
     for path, distill in stage.sections("distill"):
         teachers = distill.get("teachers", ["teacher"])
-        for i, name in enumerate(teachers if isinstance(teachers, list) else ()):
-            if isinstance(name, str):
-                yield (*path, "teachers", i), name
+        for i, item in enumerate(teachers if isinstance(teachers, list) else ()):
+            place = (*path, "teachers", i)
+            if isinstance(item, str):
+                yield place, item
+            elif isinstance(item, dict) and isinstance(item.get("model"), str):
+                yield (*place, "model"), item["model"]
 
 
 def _unknown_stage(tree: Tree, stages: list[StageOutline], name: str, known: list[str]) -> str:

@@ -7,18 +7,17 @@ from typing import Annotated, Any, Literal, Union
 
 from pydantic import AfterValidator, Field, model_validator
 
+from compress.recipe.distillation import Distill
 from compress.recipe.sections import (
     Alignment,
     BenchGates,
     CheckpointGates,
     Device,
-    Distill,
     Importance,
     LatencyRuntime,
     PruneGates,
     PruneTarget,
     Quantization,
-    Recovery,
     Sparsity,
     StageName,
     Strict,
@@ -42,6 +41,33 @@ def distill_of(stage: Any) -> tuple[tuple[str, ...], Distill] | None:
         if section is not None:
             return (*path, "distill"), section
     return None
+
+
+class Trained(Strict):
+    """A section with a training that teachers may help."""
+
+    train: TrainArguments
+    distill: Distill | None = None
+
+    @model_validator(mode="after")
+    def _phases_fill_the_training(self) -> Trained:
+        check_phases(self.train, self.distill)
+        return self
+
+
+class Recovery(Trained):
+    """Training after each of several pruning steps; with ``distill`` both work jointly."""
+
+
+def check_phases(train: TrainArguments | None, distill: Distill | None) -> None:
+    """Phases must be as long as the training together (ValueError)."""
+    if train is None or distill is None or distill.phases is None:
+        return
+    total = sum(phase.epochs for phase in distill.phases)
+    if total != train.epochs:
+        raise ValueError(
+            f"the phases have {total} epochs, `train.epochs` says {train.epochs}; make them equal"
+        )
 
 
 class StageBase(Strict):
@@ -68,6 +94,7 @@ class TrainStage(StageBase):
     role: Literal["base", "teacher"] = "base"
     when: Literal["always", "classes_differ", "never"] = "always"
     train: TrainArguments | None = None
+    distill: Distill | None = None
     accept: CheckpointGates = CheckpointGates()
 
     @model_validator(mode="after")
@@ -76,6 +103,9 @@ class TrainStage(StageBase):
             raise ValueError("needs a `train:` section, or `when: never` to take weights as is")
         if self.train is not None and self.when == "never":
             raise ValueError("has a `train:` section that `when: never` would never use")
+        if self.train is None and self.distill is not None:
+            raise ValueError("has a `distill:` section, but nothing is trained")
+        check_phases(self.train, self.distill)
         return self
 
 
@@ -138,15 +168,13 @@ class PruneStage(StageBase):
         return self
 
 
-class FinetuneStage(StageBase):
+class FinetuneStage(StageBase, Trained):
     """Train the chain's model, with or without distillation.
 
     Before a prune stage, ``sparsity`` prepares it for being pruned.
     """
 
     stage: Literal["finetune"]
-    train: TrainArguments
-    distill: Distill | None = None
     sparsity: Sparsity | None = None
     accept: CheckpointGates = CheckpointGates()
 
@@ -158,12 +186,10 @@ class PtqStage(StageBase, Quantization):
     accept: CheckpointGates = CheckpointGates()
 
 
-class QatStage(StageBase, Quantization):
+class QatStage(StageBase, Trained, Quantization):
     """Quantization-aware training: ranges and weights are trained under fake quantization."""
 
     stage: Literal["qat"]
-    train: TrainArguments
-    distill: Distill | None = None
     accept: CheckpointGates = CheckpointGates()
 
 
@@ -224,4 +250,7 @@ class Recipe(Strict):
     seed: int = Field(default=0, ge=0, lt=2**31)
     device: Device = "cpu"
     workers: int = Field(default=8, ge=0)
+    modules: str | None = Field(
+        default=None, min_length=1, description="a Python file with layers of your own; it is run"
+    )
     stages: list[Stage] = Field(min_length=1)

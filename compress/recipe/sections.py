@@ -124,24 +124,6 @@ class BenchGates(Strict):
     back_off: BackOff | None = None
 
 
-class CwdLoss(Strict):
-    """Channel-wise distillation (Shu et al., 2021) on feature maps."""
-
-    kind: Literal["cwd"]
-    at: Literal["neck"] = "neck"
-    weight: float = Field(default=1.0, gt=0)
-    temperature: float = Field(default=1.0, gt=0)
-
-
-class Distill(Strict):
-    """Who teaches what. Teachers: ``teacher``, ``base``, a stage's name or a ``.pt`` file."""
-
-    teachers: Annotated[list[str], AfterValidator(distinct)] = Field(
-        default=["teacher"], min_length=1
-    )
-    losses: list[CwdLoss] = Field(min_length=1)
-
-
 class Calibration(Strict):
     """How activation ranges are first found, on images of the train split."""
 
@@ -200,13 +182,6 @@ class LatencyRuntime(Strict):
 
     runtime: Literal["onnxruntime"] = "onnxruntime"
     threads: int = Field(default=1, ge=1)
-
-
-class Recovery(Strict):
-    """Training after each of several pruning steps; with ``distill`` both work jointly."""
-
-    train: TrainArguments
-    distill: Distill | None = None
 
 
 class Sparsity(Strict):

@@ -1,0 +1,346 @@
+"""The ``distill:`` section of a recipe: who teaches what, when, and on which images. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, Union
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from compress.recipe.sections import Strict
+
+AVERAGE = "ema"  # as a teacher: the moving average of the student itself
+Learn = Literal["features", "outputs", "labels"]
+
+
+def _temperature(value: Any) -> Any:
+    return {"start": value} if isinstance(value, (int, float)) else value
+
+
+class TemperatureSteps(Strict):
+    """A temperature that falls by ``drop`` every ``every`` epochs, never below ``least``."""
+
+    start: float = Field(gt=0, le=100)
+    drop: float = Field(default=0.0, ge=0)
+    every: int = Field(default=10, ge=1)
+    least: float = Field(default=1.0, gt=0)
+
+    @model_validator(mode="after")
+    def _falls(self) -> TemperatureSteps:
+        if self.drop and self.least > self.start:
+            raise ValueError("`least` is above `start`")
+        return self
+
+
+Temperature = Annotated[TemperatureSteps, BeforeValidator(_temperature)]
+
+
+def steady(temperature: float) -> TemperatureSteps:
+    """A temperature that stays."""
+    return TemperatureSteps(start=temperature)
+
+
+class LossTerm(Strict):
+    """What all losses have.
+
+    ``weight`` goes from its value to ``weight * final`` by ``schedule`` over the epochs from
+    ``start`` to ``stop`` (counted from 0; ``stop`` is the first epoch without the loss,
+    ``close_mosaic`` the first one without mosaic). ``levels`` are the strides that it looks at.
+    """
+
+    weight: float = Field(default=1.0, gt=0)
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    final: float = Field(default=0.0, ge=0, description="share of the weight left at the end")
+    start: int = Field(default=0, ge=0)
+    stop: Union[Annotated[int, Field(ge=1)], Literal["close_mosaic"], None] = None
+    levels: list[Annotated[int, Field(ge=1)]] | None = Field(default=None, min_length=1)
+
+    @model_validator(mode="after")
+    def _stops_after_start(self) -> LossTerm:
+        if isinstance(self.stop, int) and self.stop <= self.start:
+            raise ValueError(f"`stop` ({self.stop}) must come after `start` ({self.start})")
+        return self
+
+
+class FeatureTerm(LossTerm):
+    """A loss on feature maps: ``neck`` (what feeds the head), ``backbone``, or layers.
+
+    Layers are module names or numbers; ``teacher_at`` names the teacher's, where they differ.
+    """
+
+    at: Union[Literal["neck", "backbone"], list[Union[int, str]]] = "neck"
+    teacher_at: list[Union[int, str]] | None = None
+
+    @model_validator(mode="after")
+    def _pairs(self) -> FeatureTerm:
+        if isinstance(self.at, list) and not self.at:
+            raise ValueError("`at` names no layer")
+        if self.teacher_at is not None and (
+            not isinstance(self.at, list) or len(self.at) != len(self.teacher_at)
+        ):
+            raise ValueError("`teacher_at` needs an `at:` list with as many layers")
+        return self
+
+
+class OutputTerm(LossTerm):
+    """A loss on what the head predicts, before decoding."""
+
+
+class CwdLoss(FeatureTerm):
+    """Channel-wise distillation (Shu et al., 2021)."""
+
+    kind: Literal["cwd"]
+    temperature: Temperature = steady(1.0)
+
+
+class MimicLoss(FeatureTerm):
+    """Mean squared difference (Li et al., Mimicking very efficient networks, 2017)."""
+
+    kind: Literal["mimic"]
+
+
+class MgdLoss(FeatureTerm):
+    """Masked generative distillation (Yang et al., 2022); ``masked`` is the share hidden."""
+
+    kind: Literal["mgd"]
+    masked: float = Field(default=0.65, ge=0, lt=1)
+
+
+class PkdLoss(FeatureTerm):
+    """Pearson correlation of features (Cao et al., PKD, 2022)."""
+
+    kind: Literal["pkd"]
+
+
+class FgdLoss(FeatureTerm):
+    """Focal and global distillation (Yang et al., 2022); shares of its four parts."""
+
+    kind: Literal["fgd"]
+    temperature: Temperature = steady(0.5)
+    foreground: float = Field(default=1.0, ge=0)
+    background: float = Field(default=0.5, ge=0)
+    attention: float = Field(default=1.0, ge=0)
+    relation: float = Field(default=0.005, ge=0)
+
+
+class AtLoss(FeatureTerm):
+    """Attention transfer (Zagoruyko and Komodakis, 2017): maps of energy, no projector."""
+
+    kind: Literal["at"]
+
+
+class AttentionLoss(FeatureTerm):
+    """Squared difference, weighted most where student and teacher differ most."""
+
+    kind: Literal["attention"]
+
+
+class L1Loss(OutputTerm):
+    """Absolute difference of class and box logits, weighted by the teacher's score."""
+
+    kind: Literal["l1"]
+
+
+class L2Loss(OutputTerm):
+    """Squared difference of class and box logits, weighted by the teacher's score."""
+
+    kind: Literal["l2"]
+
+
+class KlLoss(OutputTerm):
+    """KL of the softmax over classes (Hinton et al., 2015)."""
+
+    kind: Literal["kl"]
+    temperature: Temperature = steady(3.0)
+
+
+class BceLoss(OutputTerm):
+    """Binary KL of each class: fits detectors that are trained with sigmoids."""
+
+    kind: Literal["bce"]
+    temperature: Temperature = steady(1.0)
+
+
+class BckdLoss(OutputTerm):
+    """Bridging cross-task protocol inconsistency (Yang et al., BCKD, 2023).
+
+    ``boxes`` weighs its IoU part against its class part.
+    """
+
+    kind: Literal["bckd"]
+    beta: float = Field(default=1.0, ge=0)
+    boxes: float = Field(default=4.0, ge=0)
+
+
+class LdLoss(OutputTerm):
+    """Localization distillation (Zheng et al., 2022): KL over distance bins."""
+
+    kind: Literal["ld"]
+    temperature: Temperature = steady(10.0)
+
+
+class ObjectnessLoss(OutputTerm):
+    """Dense loss scaled by the teacher's objectness (Mehta and Ozturk, 2018).
+
+    ``feature_nms`` keeps only the teacher's best cell of each 3x3 neighbourhood.
+    """
+
+    kind: Literal["objectness"]
+    classes: Literal["l2", "kl", "bce"] = "l2"
+    temperature: Temperature = steady(1.0)
+    feature_nms: bool = False
+
+
+class FocalLoss(OutputTerm):
+    """Quality focal loss on the teacher's scores (Li et al., GFL, 2020)."""
+
+    kind: Literal["focal"]
+    gamma: float = Field(default=2.0, ge=0)
+    alpha: float = Field(default=0.25, gt=0, lt=1)
+
+
+class CiouLoss(OutputTerm):
+    """1 - CIoU of the boxes, weighted by the teacher's score."""
+
+    kind: Literal["ciou"]
+
+
+class CrossKdLoss(OutputTerm):
+    """The student's head features through the teacher's last layers (Wang et al., CrossKD, 2024).
+
+    ``boxes`` weighs its box part against its class part.
+    """
+
+    kind: Literal["crosskd"]
+    boxes: float = Field(default=1.0, ge=0)
+
+
+class MasksLoss(OutputTerm):
+    """Mask coefficients, weighted by the teacher's score, and mask prototypes."""
+
+    kind: Literal["masks"]
+
+
+class KeypointsLoss(OutputTerm):
+    """Places and visibilities of keypoints, weighted by the teacher's score."""
+
+    kind: Literal["keypoints"]
+
+
+class AngleLoss(OutputTerm):
+    """Angles of oriented boxes, weighted by the teacher's score."""
+
+    kind: Literal["angle"]
+
+
+DistillLoss = Annotated[
+    Union[
+        CwdLoss,
+        MimicLoss,
+        MgdLoss,
+        PkdLoss,
+        FgdLoss,
+        AtLoss,
+        AttentionLoss,
+        L1Loss,
+        L2Loss,
+        KlLoss,
+        BceLoss,
+        BckdLoss,
+        LdLoss,
+        ObjectnessLoss,
+        FocalLoss,
+        CiouLoss,
+        CrossKdLoss,
+        MasksLoss,
+        KeypointsLoss,
+        AngleLoss,
+    ],
+    Field(discriminator="kind"),
+]
+
+
+class Teacher(Strict):
+    """One teacher: ``teacher``, ``base``, an earlier stage, a ``.pt`` file, or ``ema``.
+
+    ``ema`` is the moving average of the student itself. An ``online`` teacher is trained too, by
+    the labels and by what the student says.
+    """
+
+    model: str = Field(min_length=1)
+    weight: float = Field(default=1.0, gt=0)
+    online: bool = False
+
+    @model_validator(mode="after")
+    def _average_is_not_trained(self) -> Teacher:
+        if self.online and self.model == AVERAGE:
+            raise ValueError(f"`{AVERAGE}` follows the student: it cannot be `online`")
+        return self
+
+
+def _teachers(value: Any) -> Any:
+    if not isinstance(value, (list, tuple)):
+        return value
+    return [{"model": item} if isinstance(item, str) else item for item in value]
+
+
+class Phase(Strict):
+    """A part of the run that learns from some sources only, at a learning rate of its own."""
+
+    epochs: int = Field(ge=1)
+    learn: list[Learn] = Field(min_length=1)
+    lr: float | None = Field(default=None, gt=0, le=1)
+
+
+class PseudoLabels(Strict):
+    """The teacher's detections on unlabeled images, taken as ground truth."""
+
+    confidence: float = Field(default=0.5, gt=0, lt=1)
+    iou: float = Field(default=0.6, gt=0, lt=1)
+
+
+class Unlabeled(Strict):
+    """A folder of images without labels. Each batch gets ``batch`` of them beside the labelled."""
+
+    images: str = Field(min_length=1)
+    batch: int | None = Field(default=None, ge=1, description="by default the training's batch")
+    pseudo_labels: PseudoLabels | None = None
+
+
+class SoftTargets(Strict):
+    """Class targets of objects: smoothed, and mixed with what the teacher scores there."""
+
+    smoothing: float = Field(default=0.1, ge=0, lt=1)
+    teacher: float = Field(default=0.0, ge=0, le=1)
+
+
+class Distill(Strict):
+    """Who teaches what."""
+
+    teachers: Annotated[list[Teacher], BeforeValidator(_teachers)] = Field(
+        default=[Teacher(model="teacher")], min_length=1
+    )
+    losses: list[DistillLoss] = Field(min_length=1)
+    gain: float = Field(default=1.0, gt=0, description="multiplies the weight of every loss")
+    labels: float = Field(default=1.0, ge=0, description="weight of the ground truth's loss")
+    clip: float | None = Field(default=None, gt=0, description="largest gradient norm")
+    cutmix: float = Field(default=0.0, ge=0, le=1, description="share of batches with CutMix")
+    difficulty: bool = Field(default=False, description="hard images count more")
+    soft_targets: SoftTargets | None = None
+    unlabeled: Unlabeled | None = None
+    phases: list[Phase] | None = Field(default=None, min_length=1)
+
+    @model_validator(mode="after")
+    def _each_teacher_once(self) -> Distill:
+        names = [teacher.model for teacher in self.teachers]
+        twice = [name for i, name in enumerate(names) if name in names[:i]]
+        if twice:
+            raise ValueError(f"teachers: names {twice[0]!r} twice")
+        return self
+
+    @model_validator(mode="after")
+    def _phases_teach(self) -> Distill:
+        wanted: Sequence[Learn] = [s for phase in self.phases or () for s in phase.learn]
+        if self.phases and not {"outputs", "labels"}.intersection(wanted):
+            raise ValueError("phases: none learns outputs or labels, so no epoch could be chosen")
+        return self
