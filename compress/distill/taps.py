@@ -19,11 +19,12 @@ class Taps:
             modules[layer].register_forward_hook(
                 lambda _module, _inputs, output, layer=layer: self._keep(layer, output)
             )
-            for layer in layers
+            for layer in dict.fromkeys(layers)
         ]
 
     def _keep(self, layer: str, output: Tensor) -> None:
-        self.features[layer] = output
+        if isinstance(output, Tensor):
+            self.features[layer] = output
 
     def close(self) -> None:
         """Remove the hooks and forget the features."""
@@ -32,17 +33,21 @@ class Taps:
         self.features.clear()
 
 
-def probe_widths(
+def probe_shapes(
     model: nn.Module, layers: Sequence[str], imgsz: int, device: torch.device
-) -> dict[str, int]:
-    """Channels of each layer's output, found by running one empty image."""
+) -> dict[str, tuple[int, int, int]]:
+    """Channels, height and width of each layer's map, found by running one empty image.
+
+    Layers whose output is no map (N, C, H, W) are left out.
+    """
     taps = Taps(model, layers)
     was_training = model.training
     model.eval()
     try:
         with torch.no_grad():
             model(torch.zeros(1, 3, imgsz, imgsz, device=device))
-        return {layer: feature.shape[1] for layer, feature in taps.features.items()}
+        shapes = {name: tuple(feature.shape[1:]) for name, feature in taps.features.items()}
+        return {name: shape for name, shape in shapes.items() if len(shape) == 3}
     finally:
         model.train(was_training)
         taps.close()

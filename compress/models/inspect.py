@@ -86,6 +86,35 @@ def neck_layers(model: nn.Module) -> dict[int, str]:
     return {stride: f"model.{index}" for stride, index in zip(strides, head.f, strict=True)}
 
 
+@dataclass(frozen=True)
+class HeadBranch:
+    """The end of one branch of a head at one level: ``last`` turns ``hidden``'s map into logits."""
+
+    hidden: str
+    last: nn.Conv2d
+
+
+def head_branches(model: nn.Module) -> dict[int, tuple[HeadBranch, HeadBranch]]:
+    """Stride -> the ends of the box branch and of the class branch.
+
+    Of an end-to-end head the one-to-many branches.
+    """
+    head = detect_head(model)
+    prefix = next(name for name, module in model.named_modules() if module is head)
+    strides = [int(stride) for stride in head.stride]
+
+    def end(branch: str, level: int) -> HeadBranch:
+        layers = getattr(head, branch)[level]
+        return HeadBranch(f"{prefix}.{branch}.{level}.{len(layers) - 2}", layers[-1])
+
+    return {stride: (end("cv2", i), end("cv3", i)) for i, stride in enumerate(strides)}
+
+
+def backbone_layers(model: nn.Module) -> list[str]:
+    """Names of the layers that the model's yaml counts as its backbone, in order."""
+    return [f"model.{index}" for index in range(len(model.yaml["backbone"]))]
+
+
 def head_outputs(model: nn.Module) -> list[str]:
     """Names of the head's layers whose outputs have a meaning, so that their width is fixed.
 

@@ -32,6 +32,9 @@ from compress.models.training_state import (
 from compress.progress import Progress, Task
 
 
+STOCK_NORM = 10.0  # what ultralytics clips gradients to
+
+
 @dataclass(frozen=True)
 class TrainingJob:
     """What to train on, and how.
@@ -59,6 +62,22 @@ class Training:
     curves: dict[str, list[float]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class TrainingRun:
+    """What an extension may know of the training it is part of.
+
+    ``batches`` an epoch, ``plain_from`` is the first epoch without mosaic (``epochs`` if there is
+    none), ``average`` gives the moving average of the student, ``arguments`` are ultralytics'.
+    """
+
+    epochs: int
+    batches: int
+    plain_from: int
+    device: torch.device
+    average: Callable[[], nn.Module]
+    arguments: Any
+
+
 class TrainingExtension:
     """What a stage may add to a training. Every method does nothing by default."""
 
@@ -73,9 +92,35 @@ class TrainingExtension:
         """Take the detection loss, give the loss to train with."""
         return criterion
 
+    def begin(self, run: TrainingRun) -> None:
+        """Called once, before ``wrap_criterion``, when optimizer, data and average are there."""
+
+    def start_epoch(self, epoch: int) -> None:
+        """Called before each epoch (counted from 0), after its random numbers are seeded."""
+
+    def extend_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Add to a batch as the loader gives it: images (N, 3, H, W) of whole numbers."""
+        return batch
+
     def loss_names(self) -> list[str]:
         """Names of the losses that ``wrap_criterion`` adds."""
         return []
+
+    def curves(self) -> dict[str, float]:
+        """More of the last epoch that is worth a curve."""
+        return {}
+
+    def learning_rate(self, epoch: int) -> float | None:
+        """The learning rate of an epoch, where it is not the schedule's."""
+        return None
+
+    def counts(self, epoch: int) -> bool:
+        """Whether this epoch's mAP means something, so that its weights may be the best."""
+        return True
+
+    def largest_norm(self) -> float | None:
+        """The norm that gradients are clipped to, where it is not ultralytics'."""
+        return None
 
     def keeps_last(self) -> bool:
         """Whether the last epoch's weights are wanted in place of those that validated best."""
@@ -109,7 +154,6 @@ class ResumableTrainer(BaseTrainer):
         self.add_callback("on_pretrain_routine_end", ResumableTrainer.attach)
         self.add_callback("on_train_epoch_start", ResumableTrainer.start_epoch_seeded)
         self.add_callback("on_train_batch_end", ResumableTrainer.count_batch)
-        self.add_callback("on_train_epoch_end", ResumableTrainer.refuse_nan)
 
     def build_optimizer(self, model: nn.Module, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         """The stock optimizer, plus the groups of the extensions."""
@@ -125,11 +169,26 @@ class ResumableTrainer(BaseTrainer):
                 optimizer.add_param_group(group)
         return optimizer
 
+    def _setup_scheduler(self) -> None:
+        """The stock schedule, except where an extension sets the learning rate of an epoch."""
+        super()._setup_scheduler()
+        schedule = self.lf
+
+        def factor(epoch: int) -> float:
+            rates = [extension.learning_rate(int(epoch)) for extension in self.extensions]
+            given = [rate for rate in rates if rate is not None]
+            return given[0] / float(self.args.lr0) if given else float(schedule(epoch))
+
+        self.lf = factor
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lr_lambda=self.lf)
+
     def attach(self) -> None:
         """After the weights' average is copied: wrap the loss, then pick up a saved state."""
         model = unwrap_model(self.model)
         model.criterion = model.init_criterion()
+        run = self._run()
         for extension in self.extensions:
+            extension.begin(run)
             model.criterion = extension.wrap_criterion(model, model.criterion)
         state = read_state(self.state_path)
         if state is not None:
@@ -140,24 +199,74 @@ class ResumableTrainer(BaseTrainer):
         if self.bar is not None:
             self.bar.advance(self.start_epoch * len(self.train_loader))
 
+    def _run(self) -> TrainingRun:
+        closing = self.epochs - self.args.close_mosaic if self.args.close_mosaic else self.epochs
+        return TrainingRun(
+            epochs=self.epochs,
+            batches=len(self.train_loader),
+            plain_from=0 if not self.args.mosaic else max(closing, 0),
+            device=self.device,
+            average=lambda: self.ema.ema,
+            arguments=self.args,
+        )
+
     def start_epoch_seeded(self) -> None:
         """Random numbers of this epoch depend on nothing that happened before."""
         seed_epoch(self, self.job.seed, self.epoch)
+        for extension in self.extensions:
+            extension.start_epoch(self.epoch)
+
+    def preprocess_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """What the extensions add goes through the stock steps too."""
+        for extension in self.extensions:
+            batch = extension.extend_batch(batch)
+        processed: dict[str, Any] = super().preprocess_batch(batch)
+        return processed
+
+    def optimizer_step(self) -> None:
+        """The stock step, with a norm that extensions may set, for what they train as well."""
+        norms = [norm for e in self.extensions if (norm := e.largest_norm()) is not None]
+        largest = min(norms, default=STOCK_NORM)
+        self.scaler.unscale_(self.optimizer)
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), largest)
+        students = {id(parameter) for parameter in self.model.parameters()}
+        for group in self.optimizer.param_groups:
+            others = [p for p in group["params"] if id(p) not in students]
+            torch.nn.utils.clip_grad_norm_(others, largest)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad()
+        self.ema.update(self.model)
+
+    def validate(self) -> tuple[Any, Any]:
+        """Epochs whose mAP means nothing are measured, but never the best."""
+        best = self.best_fitness
+        metrics, fitness = super().validate()
+        if not self._counts():
+            self.best_fitness = best
+        if best is None:  # patience begins with the first epoch that counts
+            self.stopper.best_fitness, self.stopper.best_epoch = 0.0, self.epoch
+        return metrics, fitness
+
+    def _counts(self) -> bool:
+        return all(extension.counts(self.epoch) for extension in self.extensions)
 
     def count_batch(self) -> None:
         """Move the progress bar."""
+        self.refuse_nan()
         if self.bar is not None:
             losses = " ".join(f"{k} {float(v):.3g}" for k, v in self.tloss.items())
             self.bar.advance(1, f"epoch {self.epoch + 1}/{self.epochs} {losses}")
 
     def refuse_nan(self) -> None:
-        """Stop at the first epoch whose loss is no number, naming the term."""
-        for name, value in self.tloss.items():
+        """Stop at the first batch whose loss is no number, naming the term."""
+        for name, value in self.loss_items.items():
             if not torch.isfinite(torch.as_tensor(value)).all():
                 raise CompressError(
                     f"Training stopped: the loss '{name}' became {float(value)} in epoch "
-                    f"{self.epoch + 1} of {self.epochs}. Epochs before it are kept. Lower `lr0` "
-                    "or the weight of this loss in the recipe."
+                    f"{self.epoch + 1} of {self.epochs}. {self.epoch} epochs are kept: the same "
+                    f"command goes on from epoch {self.epoch + 1}, if the machine was at fault. "
+                    "Else lower `lr0` or the weight of this loss: then the stage trains anew."
                 )
 
     def save_model(self) -> bool:
@@ -165,10 +274,12 @@ class ResumableTrainer(BaseTrainer):
         row = {**self.label_loss_items(self.tloss), **self.metrics}
         for name in (name for extension in self.extensions for name in extension.loss_names()):
             row.pop(f"val/{name}", None)  # a term of the training alone: validation knows none
+        for extension in self.extensions:
+            row |= extension.curves()
         for key, value in row.items():
             self.history.setdefault(key, []).append(float(value))
         last = any(extension.keeps_last() for extension in self.extensions)
-        if last or self.best_fitness == self.fitness:
+        if last or (self._counts() and self.best_fitness == self.fitness):
             write_state(best_weights(self), self.best_path)
         state = capture(self)
         state["extensions"] = [extension.state_dict() for extension in self.extensions]

@@ -42,7 +42,8 @@ def capture(trainer: BaseTrainer) -> dict[str, Any]:
         "ema_updates": trainer.ema.updates,
         "optimizer": trainer.optimizer.state_dict(),
         "scaler": trainer.scaler.state_dict(),
-        "best_fitness": float(trainer.best_fitness),
+        # None until an epoch's mAP counts
+        "best_fitness": None if trainer.best_fitness is None else float(trainer.best_fitness),
         "stopper": {k: float(v) for k, v in _stopper(trainer).items()},
         "mosaic_buffer": [int(i) for i in _mosaic_buffer(trainer)],
     }

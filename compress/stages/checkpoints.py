@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 from torch import nn
 
-from compress.distill.extension import Distillation, FeatureTerm
-from compress.distill.losses import cwd
 from compress.models.build import require_classes
-from compress.models.checkpoint import load_checkpoint, save_checkpoint
+from compress.models.checkpoint import save_checkpoint
 from compress.models.evaluate import evaluate
 from compress.models.inspect import count_macs, count_params
 from compress.models.trainer import Training, TrainingExtension, TrainingJob, train
-from compress.pipeline.contract import Artifact, Context, StageResult
-from compress.recipe.sections import Distill, TrainArguments
+from compress.pipeline.contract import Context, StageResult
+from compress.recipe.sections import TrainArguments
 
 CHECKPOINT_FILE = "model.pt"
 
@@ -40,28 +37,6 @@ def fit(
         arguments=arguments.model_dump(),
     )
     return train(student, job, context.progress, title, extensions)
-
-
-def distillation(
-    config: Distill | None, inputs: Mapping[str, Artifact], context: Context
-) -> list[TrainingExtension]:
-    """The extension that a ``distill:`` section asks for; none without one.
-
-    Raises:
-        CompressError: if a teacher predicts other classes than the data have.
-    """
-    if config is None:
-        return []
-    teachers = []
-    for index in range(len(config.teachers)):
-        artifact = inputs[f"teacher.{index}"]
-        teachers.append(load_checkpoint(artifact.path))
-        check_classes(teachers[-1], context, f"teacher '{config.teachers[index]}'")
-    terms = [
-        FeatureTerm(loss.kind, partial(cwd, temperature=loss.temperature), loss.weight)
-        for loss in config.losses
-    ]
-    return [Distillation(teachers, terms)]
 
 
 def check_classes(model: nn.Module, context: Context, what: str) -> None:

@@ -11,10 +11,10 @@ from compress.recipe.schema import FinetuneStage
 from compress.stages.checkpoints import (
     check_classes,
     checkpoint_result,
-    distillation,
     fit,
     with_weights,
 )
+from compress.stages.distillation import distillation
 
 
 def run(config: FinetuneStage, inputs: Mapping[str, Artifact], context: Context) -> StageResult:

@@ -27,7 +27,8 @@ from compress.prune.solver import TOLERANCE, Budget, Rules
 from compress.prune.spec import spec_of
 from compress.prune.structure import PrunableModel
 from compress.recipe.schema import PruneStage
-from compress.stages.checkpoints import checkpoint_result, distillation, fit, with_weights
+from compress.stages.checkpoints import checkpoint_result, fit, with_weights
+from compress.stages.distillation import distillation
 from compress.stages.importance import importance_of
 from compress.stages.timing import ParentTimer, Timing
 

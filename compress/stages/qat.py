@@ -10,7 +10,8 @@ from compress.pipeline.contract import Artifact, Context, StageResult
 from compress.quantize.scales import ScaleTraining
 from compress.quantize.simulation import Simulation
 from compress.recipe.schema import QatStage
-from compress.stages.checkpoints import check_classes, distillation, fit, with_weights
+from compress.stages.checkpoints import check_classes, fit, with_weights
+from compress.stages.distillation import distillation
 from compress.stages.quantization import calibrated, quantized_result
 
 

@@ -9,6 +9,7 @@ from compress.models.checkpoint import load_checkpoint
 from compress.pipeline.contract import Artifact, Context, StageResult
 from compress.recipe.schema import TrainStage
 from compress.stages.checkpoints import check_classes, checkpoint_result, fit, with_weights
+from compress.stages.distillation import distillation
 
 
 def run(config: TrainStage, inputs: Mapping[str, Artifact], context: Context) -> StageResult:
@@ -25,7 +26,8 @@ def run(config: TrainStage, inputs: Mapping[str, Artifact], context: Context) ->
         # a fresh net from a model yaml, measured untrained: what `when: never` asks for
         return checkpoint_result(build_model(source, names, context.seed, keypoints), context)
     student = build_model(source, names, context.seed, keypoints)
-    training = fit(student, config.train, context, config.name)
+    extensions = distillation(config.distill, inputs, context)
+    training = fit(student, config.train, context, config.name, extensions)
     # built anew, so that the saved file depends on the weights alone
     model = with_weights(build_model(source, names, context.seed, keypoints), training)
     return checkpoint_result(model, context, metrics={"curves": training.curves})

@@ -1,0 +1,1 @@
+"""Distillation losses: pure functions that give one float32 value an image."""
