@@ -20,7 +20,7 @@ def projector(inputs: int, outputs: int) -> nn.Module:
 class Generator(nn.Module):
     """Rebuilds the teacher's features from the student's, of which random positions are hidden.
 
-    Source: Yang et al., Masked generative distillation (2022), eq. 2 to 4.
+    Source: Yang et al., Masked generative distillation (2022).
     """
 
     def __init__(self, channels: int, masked: float) -> None:
@@ -45,7 +45,7 @@ class ContextBlock(nn.Module):
     """Adds to every position what the whole map says: the global part of FGD.
 
     Each side has one of its own, and both are trained. It starts as the identity.
-    Source: Cao et al., GCNet (2019), figure 4d, as used by Yang et al., FGD (2022), eq. 12.
+    Source: Cao et al., GCNet (2019), as used by Yang et al., FGD (2022).
     """
 
     def __init__(self, channels: int) -> None:
@@ -53,14 +53,12 @@ class ContextBlock(nn.Module):
         super().__init__()
         hidden = max(channels // 2, 1)
         self.attention = nn.Conv2d(channels, 1, 1)
+        last = nn.Linear(hidden, channels)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
         self.transform = nn.Sequential(
-            nn.Linear(channels, hidden),
-            nn.LayerNorm(hidden),
-            nn.ReLU(),
-            nn.Linear(hidden, channels),
+            nn.Linear(channels, hidden), nn.LayerNorm(hidden), nn.ReLU(), last
         )
-        nn.init.zeros_(self.transform[-1].weight)
-        nn.init.zeros_(self.transform[-1].bias)
 
     def forward(self, features: Tensor) -> Tensor:
         """(N, C, H, W) to the same."""
@@ -94,7 +92,7 @@ class CrossHead(nn.Module):
 
     Those belong to the teacher: they are no part of this module's parameters or state, and get no
     gradient, which flows through them to the student and the projectors.
-    Source: Wang et al., CrossKD (2024), section 3.2, with a projector in place of equal widths.
+    Source: Wang et al., CrossKD (2024), with a projector in place of equal widths.
     """
 
     def __init__(self, classes: Sequence[CrossLevel], boxes: Sequence[CrossLevel]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -10,10 +11,10 @@ from torch import Tensor, nn
 from compress.distill.bridges import CrossHead
 from compress.distill.layers import match_layers
 from compress.distill.losses.outputs import crosskd
-from compress.distill.terms import FeatureTerm, OutputTerm, Seen, Term, TermSpec
+from compress.distill.terms import FeatureTerm, OutputTerm, Seen, Term, TermSpec, common_cells
 from compress.errors import CompressError
 from compress.models.inspect import HeadBranch, head_branches
-from compress.models.raw_outputs import RawOutputs
+from compress.models.tasks import keypoint_shape
 
 
 def build_term(
@@ -32,37 +33,62 @@ def build_term(
     if spec.kind == "crosskd":
         return CrossTerm(spec, student, teacher, classes)
     if spec.source == "outputs":
-        return OutputTerm(spec)
-    pairs = match_layers(
-        student, teacher, spec.at, spec.teacher_at, spec.levels, imgsz, device
-    )
+        return OutputTerm(_for_student(spec, student))
+    pairs = match_layers(student, teacher, spec.at, spec.teacher_at, spec.levels, imgsz, device)
     return FeatureTerm(spec, pairs)
 
 
+def _for_student(spec: TermSpec, student: nn.Module) -> TermSpec:
+    """With what a loss must know of the student's head."""
+    shape = keypoint_shape(student)
+    if spec.kind != "keypoints" or shape is None:
+        return spec
+    return replace(spec, options={**spec.options, "values": shape[1]})
+
+
 class CrossTerm(Term):
-    """CrossKD: the student's head features through the teacher's last layers."""
+    """CrossKD: the student's hidden head features through the teacher's last layers."""
 
     def __init__(
-        self,
-        spec: TermSpec,
-        student: nn.Module,
-        teacher: nn.Module,
-        classes: Sequence[int] | None,
+        self, spec: TermSpec, student: nn.Module, teacher: nn.Module, classes: Sequence[int] | None
     ) -> None:
+        """``classes``: for each class of the student the teacher's channel; None where equal."""
         super().__init__(spec)
         ours, theirs = head_branches(student), head_branches(teacher)
         self.strides = sorted(ours.keys() & theirs.keys() & set(spec.levels or ours))
         if not self.strides:
             raise CompressError(
                 f"distill: crosskd finds no stride that both heads have (student {sorted(ours)}, "
-                f"teacher {sorted(theirs)})."
+                f"teacher {sorted(theirs)}). Check its `levels:`."
             )
-        self.ours = [ours[stride] for stride in self.strides]
-        self.heads = nn.ModuleList(
-            CrossHead([_joint(own, its, branch) for own, its in self._pairs(theirs)])
-            for branch in ("boxes", "classes")
+        self.boxes, self.classes = (
+            [ours[stride][branch].hidden for stride in self.strides] for branch in (0, 1)
         )
+        joints = [
+            [_joint(ours[stride][branch], theirs[stride][branch]) for stride in self.strides]
+            for branch in (0, 1)
+        ]
+        self.head = CrossHead(classes=joints[1], boxes=joints[0])
         self.index = None if classes is None else list(classes)
 
-    def _pairs(self, theirs: dict[int, HeadBranch]) -> list[tuple[HeadBranch, HeadBranch]]:
-        return [(own, theirs[s]) for own, s in zip(self.ours, self.strides, strict=True)]
+    @property
+    def student_layers(self) -> list[str]:
+        """What enters the last convolutions of both branches."""
+        return [*self.boxes, *self.classes]
+
+    def forward(self, seen: Seen, temperature: float | None) -> Tensor:
+        """The loss of each image, (N,)."""
+        del temperature
+        scores, boxes = self.head(
+            [seen.ours[name].float() for name in self.classes],
+            [seen.ours[name].float() for name in self.boxes],
+        )
+        if self.index is not None:
+            scores = scores[:, self.index]
+        _, teacher = common_cells(seen.student, seen.teacher, self.strides)
+        crossed = replace(teacher, scores=scores, boxes=boxes)
+        return crosskd(crossed, teacher, **self.spec.options)
+
+
+def _joint(ours: HeadBranch, theirs: HeadBranch) -> tuple[int, int, nn.Module]:
+    return ours.last.in_channels, theirs.last.in_channels, theirs.last

@@ -20,7 +20,7 @@ from compress.models.soft_targets import SoftAssigner
 from compress.models.unlabeled import LABELLED
 
 LABELS = "labels"
-TEACHER_LOSS, MUTUAL_LOSS = "teacher_loss", "mutual_loss"
+TEACHER_LOSS, MUTUAL_LOSS = "kd_teacher", "kd_mutual"
 
 
 @dataclass(frozen=True)

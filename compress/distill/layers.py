@@ -43,7 +43,7 @@ def match_layers(
     empty image of ``imgsz`` pixels squared.
 
     Raises:
-        CompressError: no such layer, no stride that both have, or named layers whose strides differ.
+        CompressError: no such layer, no stride that both have, or named layers of other strides.
     """
     if isinstance(at, str):
         ours, theirs = (_by_stride(model, at, imgsz, device) for model in (student, teacher))

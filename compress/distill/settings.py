@@ -46,6 +46,8 @@ class Settings:
         return EpochPlan(
             labels=labels,
             weights=weights,
-            temperatures=tuple(t.temperature and t.temperature.at(epoch) for t in terms),
+            temperatures=tuple(
+                None if term.temperature is None else term.temperature.at(epoch) for term in terms
+            ),
             teaches=any(weights) or (reads and labels > 0),
         )

@@ -72,7 +72,8 @@ class Lesson:
         """Make an online teacher ready to learn from labels."""
         assert self.model is not None
         self.model.args = arguments
-        self.criterion = self.model.init_criterion()
+        build: Callable[[], Callable[..., Any]] = self.model.init_criterion  # type: ignore[assignment]
+        self.criterion = build()
 
     def teacher_parameters(self) -> list[nn.Parameter]:
         """Those of an online teacher, which is trained."""
@@ -105,7 +106,9 @@ class Lesson:
         found = raw_outputs(self.model, predictions)
         return found if self.index is None else found.of_classes(self.index)
 
-    def seen(self, student: RawOutputs, teacher: RawOutputs, boxes: Tensor, mix: Mix | None) -> Seen:
+    def seen(
+        self, student: RawOutputs, teacher: RawOutputs, boxes: Tensor, mix: Mix | None
+    ) -> Seen:
         """What terms compare, once both nets have seen the batch."""
         ours, theirs = (taps.features for taps in self._taps)
         return Seen(student, teacher.detached(), ours, theirs, boxes, mix)

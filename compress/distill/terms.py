@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from types import MappingProxyType
 from typing import Any
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.distill.bridges import ContextBlock, Generator, projector, relation
-from compress.distill.layers import Pair, Where, match_layers
+from compress.distill.layers import Pair, Where
 from compress.distill.losses import features, outputs, task_outputs
 from compress.distill.schedule import Source, Temperature, Weight
 from compress.models.raw_outputs import RawOutputs
@@ -43,7 +42,7 @@ class TermSpec:
     @property
     def loss_name(self) -> str:
         """Its name among the losses."""
-        return f"{self.name}_loss"
+        return f"kd_{self.name}"  # apart from the heads' own: l1_loss, angle_loss
 
 
 @dataclass(frozen=True)
@@ -71,18 +70,18 @@ class Term(nn.Module):
         self.spec = spec
 
     @property
-    @abstractmethod
     def student_layers(self) -> list[str]:
         """Layers of the student whose outputs it needs."""
+        return []
 
     @property
-    @abstractmethod
     def teacher_layers(self) -> list[str]:
         """Layers of the teacher whose outputs it needs."""
+        return []
 
-    @abstractmethod
     def forward(self, seen: Seen, temperature: float | None) -> Tensor:
         """The loss of each image, (N,), summed over levels."""
+        raise NotImplementedError
 
 
 class FeatureTerm(Term):
@@ -206,16 +205,6 @@ class OutputTerm(Term):
         super().__init__(spec)
         self.loss = partial(_OUTPUT_LOSSES[spec.kind], **spec.options)
 
-    @property
-    def student_layers(self) -> list[str]:
-        """None: outputs are at hand."""
-        return []
-
-    @property
-    def teacher_layers(self) -> list[str]:
-        """None: outputs are at hand."""
-        return []
-
     def forward(self, seen: Seen, temperature: float | None) -> Tensor:
         """The loss of each image, (N,)."""
         student, teacher = common_cells(seen.student, seen.teacher, self.spec.levels)
@@ -227,7 +216,7 @@ def common_cells(
     student: RawOutputs, teacher: RawOutputs, levels: Sequence[int] | None
 ) -> tuple[RawOutputs, RawOutputs]:
     """Both sides' cells of the strides that both have (and that ``levels`` names)."""
-    ours, theirs = (set(side.strides.unique().int().tolist()) for side in (student, teacher))
+    ours, theirs = (set(side.strides.int().tolist()) for side in (student, teacher))
     wanted = (ours & theirs) if levels is None else (ours & theirs & set(levels))
     if wanted == ours == theirs:
         return student, teacher

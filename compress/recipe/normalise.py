@@ -27,7 +27,8 @@ def normalise(recipe: Recipe) -> tuple[Recipe, tuple[KeyPath, ...]]:
     if _names_teacher(recipe) and not _has_role(recipe, "teacher"):
         teacher = TrainStage(stage="train", name="teacher", role="teacher", when="never")
         base_index = [_role(stage) for _, stage in stages].index("base")
-        stages.insert(base_index + 1, (("teacher",), teacher))
+        taught = distill_of(stages[base_index][1]) is not None  # then it comes after its teacher
+        stages.insert(base_index + (0 if taught else 1), (("teacher",), teacher))
     full = _with_alignment([stage for _, stage in stages])
     return recipe.model_copy(update={"stages": full}), tuple(path for path, _ in stages)
 
@@ -42,7 +43,7 @@ def _role(stage: Stage) -> str:
 
 def _names_teacher(recipe: Recipe) -> bool:
     sections = filter(None, map(distill_of, recipe.stages))
-    return any("teacher" in distill.teachers for _, distill in sections)
+    return any(t.model == "teacher" for _, distill in sections for t in distill.teachers)
 
 
 def _with_alignment(stages: list[Stage]) -> list[Stage]:

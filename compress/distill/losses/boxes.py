@@ -16,7 +16,7 @@ _TINY = 1e-7  # pixels or pixels^2, against division by zero
 def giou_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """1 - GIoU, from 0 (equal) to 2 (far apart).
 
-    Source: Rezatofighi et al., Generalized intersection over union (2019), algorithm 1.
+    Source: Rezatofighi et al., Generalized intersection over union (2019).
 
     Returns:
         (N, A) in float32.
@@ -31,7 +31,7 @@ def ciou_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """1 - CIoU: overlap, distance of centres and shape, at least 0.
 
     The share of the shape carries no gradient, as published.
-    Source: Zheng et al., Distance-IoU loss (2020), equations 8 to 11.
+    Source: Zheng et al., Distance-IoU loss (2020).
 
     Returns:
         (N, A) in float32.

@@ -29,8 +29,8 @@ def peaks(outputs: RawOutputs) -> Tensor:
     """Cells that no neighbour of the same class outdoes, within 3x3 cells of their level.
 
     A cell's class is its best one. Cells that tie are all peaks.
-    Source: Mehta and Ozturk, Object detection at 200 FPS (2018), section 3.3, with the best class
-    score as objectness.
+    Source: Mehta and Ozturk, Object detection at 200 FPS (2018), with the best class score as
+    objectness.
 
     Returns:
         (N, A), true at peaks.
@@ -40,7 +40,7 @@ def peaks(outputs: RawOutputs) -> Tensor:
     by_class.scatter_(1, classes, best)
     highest = torch.cat(
         [
-            F.max_pool2d(level.unflatten(2, (-1, width)), 3, stride=1, padding=1).flatten(2)
+            F.max_pool2d(torch.unflatten(level, 2, (-1, width)), 3, stride=1, padding=1).flatten(2)
             for level, width in _levels(outputs, by_class)
         ],
         2,
@@ -51,5 +51,5 @@ def peaks(outputs: RawOutputs) -> Tensor:
 def _levels(outputs: RawOutputs, maps: Tensor) -> list[tuple[Tensor, int]]:
     """``maps`` (N, K, A) cut into levels, each with its cells a row."""
     counts = torch.unique_consecutive(outputs.strides, return_counts=True)[1].tolist()
-    widths = [int((rows == rows[0]).sum()) for rows in outputs.points[:, 1].split(counts)]
-    return list(zip(maps.split(counts, 2), widths, strict=True))
+    widths = [int((rows == rows[0]).sum()) for rows in torch.split(outputs.points[:, 1], counts)]
+    return list(zip(torch.split(maps, counts, 2), widths, strict=True))

@@ -1,7 +1,7 @@
 """Kullback-Leibler divergences of logits, from teacher to student, in float32.
 
 The factor ``temperature^2`` keeps gradients as large as without temperature (Hinton et al.,
-Distilling the knowledge in a neural network, 2015, section 2).
+Distilling the knowledge in a neural network, 2015).
 """
 
 from __future__ import annotations

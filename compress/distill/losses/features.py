@@ -37,7 +37,7 @@ def cwd(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
 def mimic(student: Tensor, teacher: Tensor) -> Tensor:
     """Mean squared difference.
 
-    Source: Li et al., Mimicking very efficient network for object detection (2017), eq. 5, over
+    Source: Li et al., Mimicking very efficient network for object detection (2017), over
     whole maps. Of a generated map it is the loss of Yang et al., MGD (2022).
 
     Args:
@@ -59,7 +59,7 @@ def pkd(student: Tensor, teacher: Tensor) -> Tensor:
 
     Channels are standardised over N, H, W of this batch, with 1e-6 added to the variance; no
     statistics are kept. Scale and offset of a channel do not matter.
-    Source: Cao et al., PKD (2022), section 3.3.
+    Source: Cao et al., PKD (2022).
 
     Args:
         student: (N, C, H, W).
@@ -81,7 +81,7 @@ def at(student: Tensor, teacher: Tensor) -> Tensor:
 
     A map is the mean over channels of the squared feature. The sum over positions is taken, not
     their mean, so that the loss does not vanish as maps grow.
-    Source: Zagoruyko and Komodakis, Paying more attention to attention (2017), eq. 2.
+    Source: Zagoruyko and Komodakis, Paying more attention to attention (2017).
 
     Args:
         student: (N, C, H, W).
@@ -136,7 +136,7 @@ def fgd(
     averaged over the foreground (large and small boxes count alike) and over the background, plus
     the mean absolute difference of the attentions themselves. Where the paper takes sums, these
     are means, so shares need not follow the maps' size.
-    Source: Yang et al., Focal and global knowledge distillation for detectors (2022), eq. 3 to 11.
+    Source: Yang et al., Focal and global knowledge distillation for detectors (2022).
 
     Args:
         student: (N, C, H, W).
@@ -182,7 +182,7 @@ def foreground_mask(boxes: Tensor, images: int, height: int, width: int) -> Tens
         (N, H, W) in float32, 0 in the background.
     """
     mask = torch.zeros(images, height, width, device=boxes.device)
-    for some in boxes.split(_BOXES_AT_ONCE):
+    for some in torch.split(boxes, _BOXES_AT_ONCE):
         columns = _touched(some[:, 1], some[:, 3], width)
         rows = _touched(some[:, 2], some[:, 4], height)
         touched = rows.unsqueeze(2) * columns.unsqueeze(1)

@@ -53,7 +53,7 @@ def l2(student: RawOutputs, teacher: RawOutputs) -> Tensor:
 def kl(student: RawOutputs, teacher: RawOutputs, temperature: float = 3.0) -> Tensor:
     """KL of the softmax over classes, times T^2.
 
-    Source: Hinton et al., Distilling the knowledge in a neural network (2015), section 2.
+    Source: Hinton et al., Distilling the knowledge in a neural network (2015).
 
     Args:
         student: (N, K, A) scores.
@@ -96,7 +96,7 @@ def bckd(student: RawOutputs, teacher: RawOutputs, beta: float = 1.0, boxes: flo
     ``sum_c KL_c * |p_T - p_S|^beta + boxes * (1 - GIoU) * max_c |p_T - p_S|`` over all cells; the
     factors of disagreement carry no gradient.
     Source: Yang et al., Bridging cross-task protocol inconsistency for distillation in dense
-    object detection (2023), eq. 5 to 8.
+    object detection (2023).
 
     Args:
         student: raw outputs.
@@ -120,7 +120,7 @@ def bckd(student: RawOutputs, teacher: RawOutputs, beta: float = 1.0, boxes: flo
 def ld(student: RawOutputs, teacher: RawOutputs, temperature: float = 10.0) -> Tensor:
     """Localization distillation: KL over distance bins, mean over the four sides, times T^2.
 
-    Source: Zheng et al., Localization distillation for dense object detection (2022), eq. 4.
+    Source: Zheng et al., Localization distillation for dense object detection (2022).
 
     Args:
         student: raw outputs with several bins.
@@ -153,7 +153,7 @@ def objectness(
     """Class part plus mean squared difference of distances, both scaled by objectness.
 
     The best class score stands for objectness, which heads without anchors lack.
-    Source: Mehta and Ozturk, Object detection at 200 FPS (2018), eq. 4 to 7.
+    Source: Mehta and Ozturk, Object detection at 200 FPS (2018).
 
     Args:
         student: raw outputs.
@@ -184,7 +184,7 @@ def focal(
 
     ``|p_T - p_S|^gamma * KL * (alpha * p_T + (1 - alpha) * (1 - p_T))``. The focal factor carries
     no gradient: for gamma below 1 it would be infinite where both agree.
-    Source: Li et al., Generalized focal loss (2020), eq. 2, balanced as by Lin et al. (2017).
+    Source: Li et al., Generalized focal loss (2020), balanced as by Lin et al. (2017).
 
     Args:
         student: (N, K, A) scores.
@@ -223,7 +223,7 @@ def crosskd(crossed: RawOutputs, teacher: RawOutputs, boxes: float = 1.0) -> Ten
 
     Classes: quality focal loss with exponent 1 over all cells. Boxes: KL over bins, or 1 - GIoU
     where there are none, weighted by the teacher's confidence.
-    Source: Wang et al., CrossKD (2024), section 3.3.
+    Source: Wang et al., CrossKD (2024).
 
     Args:
         crossed: outputs of ``bridges.CrossHead``.

@@ -5,6 +5,7 @@ Cells count by the teacher's confidence, as in ``outputs``.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from compress.distill.losses.cells import per_image
@@ -45,7 +46,7 @@ def keypoints(student: RawOutputs, teacher: RawOutputs, values: int) -> Tensor:
         CompressError: if a net predicts none, or shapes differ.
     """
     ours, theirs = _pair("keypoints", "keypoints", student, teacher)
-    ours, theirs = ours.unflatten(1, (-1, values)), theirs.unflatten(1, (-1, values))
+    ours, theirs = (torch.unflatten(side, 1, (-1, values)) for side in (ours, theirs))
     loss = (ours[:, :, :2] - theirs[:, :, :2]).abs().mean((1, 2))
     if values == 3:
         loss = loss + bernoulli_kl(ours[:, :, 2], theirs[:, :, 2]).mean(1)
