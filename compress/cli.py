@@ -6,6 +6,8 @@ Results go to stdout, progress and faults to stderr. Nothing heavy is imported b
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -45,6 +47,9 @@ Force = Annotated[
     list[str] | None, typer.Option(help="Run this stage even if it is cached; repeatable")
 ]
 Download = Annotated[bool, typer.Option("--download", help="Let missing weights and data be got")]
+Trust = Annotated[
+    bool, typer.Option("--trust-modules", help="Let the Python file under `modules:` be run")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress")]
 
@@ -74,6 +79,7 @@ def run_recipe(
     force: Force = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show the plan")] = False,
     download: Download = False,
+    trust_modules: Trust = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -82,10 +88,10 @@ def run_recipe(
     selection = _selection(start, until, force)
     loaded, place = _loaded(recipe, overrides, out, cache)
     if dry_run:
-        _show_plan(loaded, place, selection, download, as_json, quiet)
+        _show_plan(loaded, place, selection, download, trust_modules, as_json, quiet)
         return
     with output.stdout_for_results():
-        job = _prepare(loaded, place.cache, download)
+        job = _prepare(loaded, place.cache, download, trust_modules)
     context.obj.folder = place.run
     ran, missed = _run(job, place, selection, quiet)
     output.show_run(place.run, ran, as_json)
@@ -105,12 +111,14 @@ def plan_recipe(
     until: Until = "",
     force: Force = None,
     download: Download = False,
+    trust_modules: Trust = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Show which stages are cached, which would run, and why."""
     loaded, place = _loaded(recipe, overrides, out, cache)
-    _show_plan(loaded, place, _selection(start, until, force), download, as_json, quiet)
+    selection = _selection(start, until, force)
+    _show_plan(loaded, place, selection, download, trust_modules, as_json, quiet)
 
 
 @app.command()
@@ -125,6 +133,7 @@ def validate(
         bool, typer.Option("--recipe-only", help="Do not look for weights and data")
     ] = False,
     download: Download = False,
+    trust_modules: Trust = False,
     as_json: Json = False,
 ) -> None:
     """Check a recipe, then the weights, data and labels that it names. Nothing is run."""
@@ -133,7 +142,7 @@ def validate(
     fields: dict[str, object] = {"recipe": str(loaded.path), "valid": True, "stages": stages}
     if not recipe_only:
         with output.stdout_for_results():
-            fields |= _validate_files(loaded, place, download)
+            fields |= _validate_files(loaded, place, download, trust_modules)
     if as_json:
         output.show_json(fields)
     else:
@@ -256,11 +265,23 @@ def _run(
     from compress.pipeline.runner import run
     from compress.progress import ConsoleProgress
 
-    with output.stdout_for_results():
+    with output.stdout_for_results(), _layers_of(job):
         try:
             return run(job, place, ConsoleProgress(quiet), _write_report, selection).ran, None
         except GateError as missed:
             return (), missed
+
+
+@contextmanager
+def _layers_of(job: Job) -> Iterator[None]:
+    """Inside the block the user's own layers are known; where there are none, nothing is done."""
+    if job.modules is None:
+        yield
+        return
+    from compress.models.custom_modules import custom_modules
+
+    with custom_modules(job.modules.path):
+        yield
 
 
 def _write_report(folder: Path) -> None:
@@ -279,20 +300,22 @@ def _loaded(
     return loaded, Place.of(loaded.name, out, cache)
 
 
-def _prepare(loaded: LoadedRecipe, cache: Path, download: bool) -> Job:
+def _prepare(loaded: LoadedRecipe, cache: Path, download: bool, trust_modules: bool) -> Job:
     from compress.pipeline.job import prepare
 
-    return prepare(loaded, cache, download=download)
+    return prepare(loaded, cache, download=download, trust_modules=trust_modules)
 
 
-def _validate_files(loaded: LoadedRecipe, place: Place, download: bool) -> dict[str, object]:
+def _validate_files(
+    loaded: LoadedRecipe, place: Place, download: bool, trust_modules: bool
+) -> dict[str, object]:
     """What the recipe names, after every file of it was looked at."""
     from compress.pipeline.job import read_only
     from compress.pipeline.links import link_steps
     from compress.pipeline.preflight import check_what_can_be
 
     with read_only(place.cache) as cache:
-        job = _prepare(loaded, cache, download)
+        job = _prepare(loaded, cache, download, trust_modules)
         skipped = check_what_can_be(job, link_steps(job.recipe), cache)
     yaml = job.data.yaml  # may have been drawn or copied only for this look
     return {
@@ -314,6 +337,7 @@ def _show_plan(
     place: Place,
     selection: Selection,
     download: bool,
+    trust_modules: bool,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -322,6 +346,6 @@ def _show_plan(
     from compress.progress import ConsoleProgress
 
     with output.stdout_for_results(), read_only(place.cache) as cache:
-        job = _prepare(loaded, cache, download)
+        job = _prepare(loaded, cache, download, trust_modules)
         steps = plan(job, place, ConsoleProgress(quiet), selection)
     output.show_plan(steps, job, place, as_json)

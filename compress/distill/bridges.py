@@ -52,7 +52,7 @@ class ContextBlock(nn.Module):
         """``channels`` of both sides' features, once projected."""
         super().__init__()
         hidden = max(channels // 2, 1)
-        self.attention = nn.Conv2d(channels, 1, 1)
+        self.attention = nn.Conv2d(channels, 1, 1, bias=False)  # the softmax ignores a constant
         last = nn.Linear(hidden, channels)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)

@@ -15,8 +15,9 @@ from ultralytics.nn.tasks import yaml_model_load
 from ultralytics.utils.torch_utils import init_seeds
 
 from compress.errors import CompressError
-from compress.models.checkpoint import class_names, load_checkpoint
+from compress.models.checkpoint import class_names, foreign_names, load_checkpoint
 from compress.models.heads import KeypointShape, task_of_head
+from compress.models.legacy import is_legacy, read_legacy, take_over
 from compress.models.quiet import quiet_ultralytics
 from compress.models.tasks import TASKS, Task, keypoint_shape, task_of
 
@@ -61,6 +62,7 @@ def build_model(
     From a ``.pt``: its own architecture with its weights; if its classes differ, the class
     outputs are drawn anew, except those of classes with the same name. ``keypoints`` is the
     data's ``kpt_shape``: a pose model with another one gets its keypoint outputs drawn anew.
+    From a ``.pt`` of the old YOLOv5 repository: its backbone and neck with ultralytics' head.
 
     Raises:
         CompressError: if the source is no model of a known task, or is a pruned pose model for
@@ -70,6 +72,8 @@ def build_model(
     with quiet_ultralytics():
         if source.suffix in {".yaml", ".yml"}:
             return _from_yaml(source, names, keypoints)
+        if is_legacy(foreign_names(source)):
+            return _from_legacy(source, names)
         model = load_checkpoint(source)
         task = _task_in(model, source)
         fits = knows_keypoints(model, keypoints)
@@ -100,6 +104,13 @@ def _from_yaml(source: Path, names: dict[int, str], keypoints: KeypointShape | N
             f"({type(error).__name__}: {error}). Give a model yaml such as yolov8n.yaml."
         ) from error
     model.names = names
+    return model
+
+
+def _from_legacy(source: Path, names: dict[int, str]) -> nn.Module:
+    net = read_legacy(source)
+    model = _from_yaml(Path(f"yolov5{net.scale}.yaml"), names, None)
+    take_over(net, model, source)
     return model
 
 

@@ -1,7 +1,8 @@
 """Read and write ``.pt`` checkpoints that stock ultralytics can load.
 
 A checkpoint is a pickle: loading it can run whatever it names. So its names are read first,
-without running anything, and a file that names a class ultralytics and torch do not own is refused.
+without running anything, and a file that names a class ultralytics and torch do not own is refused,
+unless it is one of the user's own layers, inside ``custom_modules``.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from ultralytics import __version__ as ultralytics_version
 from ultralytics.nn.tasks import BaseModel, guess_model_task, torch_safe_load
 
 from compress.errors import CompressError
+from compress.models.legacy import is_legacy, refusal
 
 # classes of layers, models and losses; not the functions that lie beside them
 _KNOWN_CLASSES = re.compile(
@@ -46,6 +48,8 @@ _KNOWN_NAMES = frozenset(
 def foreign_names(path: Path) -> list[str]:
     """Names in the pickle at ``path`` that a YOLO checkpoint has no use for. Runs nothing.
 
+    Classes of a file that ``custom_modules`` has loaded are not among them.
+
     Raises:
         CompressError: if the file is no torch checkpoint.
     """
@@ -70,15 +74,19 @@ def load_checkpoint(path: Path) -> nn.Module:
     """The model of a checkpoint: float32, on the CPU, in eval mode.
 
     Raises:
-        CompressError: if the file is damaged, names foreign code, or holds no YOLO model.
+        CompressError: if the file is damaged, names foreign code, is of the old YOLOv5 repository,
+            or holds no YOLO model.
     """
     foreign = foreign_names(path)
+    if is_legacy(foreign):
+        raise refusal(path)
     if foreign:
         shown = ", ".join(foreign[:5]) + (" ..." if len(foreign) > 5 else "")
         raise CompressError(
             f"{path}: refused before loading, because its pickle names code that is not "
-            f"ultralytics' or torch's own: {shown}. Loading it could run that code. If the model "
-            "uses modules of yours, export its weights into a stock ultralytics model first."
+            f"ultralytics' or torch's own: {shown}. Loading it could run that code. If these are "
+            "layers of yours, name their file in the recipe (`modules: my_layers.py`), called as "
+            "it was when the checkpoint was saved."
         )
     try:
         content, _ = torch_safe_load(str(path), safe_only=True)

@@ -118,7 +118,8 @@ def _classes(module: ModuleType) -> list[type]:
     return [
         value
         for name, value in vars(module).items()
-        if isinstance(value, type) and value.__module__ == module.__name__
+        if isinstance(value, type)
+        and value.__module__ == module.__name__
         # a pickle names a class by this, and finds it by it
         and value.__qualname__ == name
     ]

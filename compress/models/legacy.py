@@ -10,7 +10,7 @@ from __future__ import annotations
 import pickle
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -139,32 +139,28 @@ class _Inert:
         return _Inert()
 
 
-class _Rebuild:
-    """One of torch's functions that build a tensor; unlike it, a pickle cannot change it."""
+class _BuildTensor:
+    """As torch builds a tensor from its storage; unlike torch's function, nothing can change it."""
 
-    __slots__ = ("_function",)
+    __slots__ = ()
 
-    def __init__(self, function: Callable[..., Any]) -> None:
-        object.__setattr__(self, "_function", function)
-
-    def __call__(self, *arguments: Any) -> Any:
-        return self._function(*arguments)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        raise pickle.UnpicklingError(f"sets {name} of a function")
+    def __call__(self, storage: Any, offset: int, size: Any, stride: Any, *_: Any) -> Tensor:
+        tensor: Tensor = torch._utils._rebuild_tensor(storage, offset, size, stride)  # type: ignore[no-untyped-call]
+        return tensor
 
 
-def _parameter(data: Any, *_: Any) -> Any:
-    return data  # a plain tensor does
+class _BuildParameter:
+    """A parameter is taken as the plain tensor in it."""
+
+    __slots__ = ()
+
+    def __call__(self, data: Any, *_: Any) -> Any:
+        return data
 
 
 _BUILDERS: Mapping[tuple[str, str], Any] = {
-    ("torch._utils", "_rebuild_tensor_v2"): _Rebuild(
-        lambda storage, offset, size, stride, *_: torch._utils._rebuild_tensor(  # type: ignore[no-untyped-call]
-            storage, offset, size, stride
-        )
-    ),
-    ("torch._utils", "_rebuild_parameter"): _Rebuild(_parameter),
+    ("torch._utils", "_rebuild_tensor_v2"): _BuildTensor(),
+    ("torch._utils", "_rebuild_parameter"): _BuildParameter(),
     ("torch", "Size"): torch.Size,
     ("collections", "OrderedDict"): OrderedDict,
 }
@@ -178,7 +174,7 @@ class _InertUnpickler(pickle.Unpickler):
         return known if known is not None else type("_Unknown", (_Inert,), {})
 
 
-_INERT_PICKLE = SimpleNamespace(Unpickler=_InertUnpickler)
+_INERT_PICKLE = SimpleNamespace(__name__="inert", Unpickler=_InertUnpickler)
 
 
 def _net(content: Any) -> Any:

@@ -8,22 +8,33 @@ nothing of it reaches a checkpoint.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from ultralytics.engine.trainer import BaseTrainer
+from ultralytics.utils import RANK
 from ultralytics.utils.torch_utils import unwrap_model
 
 from compress.errors import CompressError
+from compress.models.extension import TrainingExtension, TrainingRun
 from compress.models.inspect import is_end_to_end
+from compress.models.parallel import (
+    ParallelTrainer,
+    average_gradients,
+    of_all,
+    of_first,
+    run_together,
+    take_first,
+)
 from compress.models.quiet import quiet_ultralytics
 from compress.models.tasks import task_of
 from compress.models.training_state import (
     best_weights,
     capture,
+    mosaic_buffer,
     read_state,
     restore,
     seed_epoch,
@@ -31,6 +42,14 @@ from compress.models.training_state import (
 )
 from compress.progress import Progress, Task
 
+__all__ = [
+    "ResumableTrainer",
+    "Training",
+    "TrainingExtension",
+    "TrainingJob",
+    "TrainingRun",
+    "train",
+]
 
 STOCK_NORM = 10.0  # what ultralytics clips gradients to
 
@@ -41,7 +60,9 @@ class TrainingJob:
 
     ``data`` is a data yaml, for a classifier the folder that holds ``train`` and ``val``.
     ``images`` is the size of the train split, ``folder`` outlives a kill, ``arguments`` are
-    training arguments of ultralytics.
+    training arguments of ultralytics. ``device`` is ``cpu``, ``mps``, ``cuda``, the number of a GPU
+    or several of them such as ``0,1``: each then gets a process and its share of every batch.
+    ``processes`` is for the CPU alone, where more than one is of use only to try that out.
     """
 
     data: Path
@@ -52,6 +73,12 @@ class TrainingJob:
     workers: int
     folder: Path
     arguments: Mapping[str, Any]
+    processes: int = 1
+
+    @property
+    def ranks(self) -> int:
+        """How many processes train."""
+        return self.processes if self.device == "cpu" else len(self.device.split(","))
 
 
 @dataclass
@@ -62,98 +89,36 @@ class Training:
     curves: dict[str, list[float]] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class TrainingRun:
-    """What an extension may know of the training it is part of.
-
-    ``batches`` an epoch, ``plain_from`` is the first epoch without mosaic (``epochs`` if there is
-    none), ``average`` gives the moving average of the student, ``arguments`` are ultralytics'.
-    """
-
-    epochs: int
-    batches: int
-    plain_from: int
-    device: torch.device
-    average: Callable[[], nn.Module]
-    arguments: Any
-
-
-class TrainingExtension:
-    """What a stage may add to a training. Every method does nothing by default."""
-
-    def prepare(self, model: nn.Module, device: torch.device, imgsz: int) -> None:
-        """Called once, on the device, before the optimizer is built."""
-
-    def parameter_groups(self, model: nn.Module, lr: float) -> list[dict[str, Any]]:
-        """Optimizer groups of its own; parameters named here leave the standard groups."""
-        return []
-
-    def wrap_criterion(self, model: nn.Module, criterion: Any) -> Any:
-        """Take the detection loss, give the loss to train with."""
-        return criterion
-
-    def begin(self, run: TrainingRun) -> None:
-        """Called once, before ``wrap_criterion``, when optimizer, data and average are there."""
-
-    def start_epoch(self, epoch: int) -> None:
-        """Called before each epoch (counted from 0), after its random numbers are seeded."""
-
-    def extend_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Add to a batch as the loader gives it: images (N, 3, H, W) of whole numbers."""
-        return batch
-
-    def loss_names(self) -> list[str]:
-        """Names of the losses that ``wrap_criterion`` adds."""
-        return []
-
-    def curves(self) -> dict[str, float]:
-        """More of the last epoch that is worth a curve."""
-        return {}
-
-    def learning_rate(self, epoch: int) -> float | None:
-        """The learning rate of an epoch, where it is not the schedule's."""
-        return None
-
-    def counts(self, epoch: int) -> bool:
-        """Whether this epoch's mAP means something, so that its weights may be the best."""
-        return True
-
-    def largest_norm(self) -> float | None:
-        """The norm that gradients are clipped to, where it is not ultralytics'."""
-        return None
-
-    def keeps_last(self) -> bool:
-        """Whether the last epoch's weights are wanted in place of those that validated best."""
-        return False
-
-    def close(self) -> None:
-        """Take off hooks."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Tensors to save for resume."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The counterpart of ``state_dict``."""
-
-
-class ResumableTrainer(BaseTrainer):
+class ResumableTrainer(ParallelTrainer):
     """Put before a task's own trainer: it keeps a module's structure and resumes exactly."""
 
     def __init__(
         self, student: nn.Module, job: TrainingJob, extensions: Sequence[TrainingExtension]
     ) -> None:
-        super().__init__(overrides=_overrides(student, job))
+        self.state_path = job.folder / "state.pt"
+        self.best_path = job.folder / "best_weights.pt"
+        self.saved = read_state(self.state_path)
+        # where memory ran out, the batch was halved, and stays so
+        batch = self.saved["batch"] if self.saved is not None else job.arguments["batch"]
+        super().__init__(overrides=_overrides(student, job, batch))
         self.model = student
         self.job = job
         self.extensions = list(extensions)
         self.history: dict[str, list[float]] = {}
-        self.best_path = job.folder / "best_weights.pt"
-        self.state_path = job.folder / "state.pt"
+        self.buffers: list[list[int]] = []
         self.bar: Task | None = None
         self.add_callback("on_pretrain_routine_end", ResumableTrainer.attach)
         self.add_callback("on_train_epoch_start", ResumableTrainer.start_epoch_seeded)
         self.add_callback("on_train_batch_end", ResumableTrainer.count_batch)
+        self.add_callback("on_train_epoch_end", ResumableTrainer.gather)
+
+    def _build_train_pipeline(self) -> None:
+        """One step a batch: no half-accumulated gradient crosses an epoch, where a resume starts.
+
+        The stock trainer comes here again with half the batch where memory ran out.
+        """
+        self.args.nbs = self.batch_size
+        super()._build_train_pipeline()
 
     def build_optimizer(self, model: nn.Module, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         """The stock optimizer, plus the groups of the extensions."""
@@ -190,7 +155,8 @@ class ResumableTrainer(BaseTrainer):
         for extension in self.extensions:
             extension.begin(run)
             model.criterion = extension.wrap_criterion(model, model.criterion)
-        state = read_state(self.state_path)
+        model.criterion = _Watched(model.criterion, self.refuse)
+        state, self.saved = self.saved, None
         if state is not None:
             restore(self, state)
             for extension, saved in zip(self.extensions, state["extensions"], strict=True):
@@ -208,13 +174,24 @@ class ResumableTrainer(BaseTrainer):
             device=self.device,
             average=lambda: self.ema.ema,
             arguments=self.args,
+            rank=max(RANK, 0),
+            ranks=self.job.ranks,
         )
 
     def start_epoch_seeded(self) -> None:
         """Random numbers of this epoch depend on nothing that happened before."""
         seed_epoch(self, self.job.seed, self.epoch)
+        take_first(unwrap_model(self.model).buffers())  # as all find them after a kill
         for extension in self.extensions:
+            if self.job.ranks > 1:
+                state = of_first(extension.state_dict())
+                if RANK > 0:
+                    extension.load_state_dict(state)
             extension.start_epoch(self.epoch)
+
+    def gather(self) -> None:
+        """What the first process has to save of the others."""
+        self.buffers = of_all(mosaic_buffer(self))
 
     def preprocess_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
         """What the extensions add goes through the stock steps too."""
@@ -225,42 +202,56 @@ class ResumableTrainer(BaseTrainer):
 
     def optimizer_step(self) -> None:
         """The stock step, with a norm that extensions may set, for what they train as well."""
-        norms = [norm for e in self.extensions if (norm := e.largest_norm()) is not None]
-        largest = min(norms, default=STOCK_NORM)
-        self.scaler.unscale_(self.optimizer)
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), largest)
+        given = [norm for e in self.extensions if (norm := e.largest_norm()) is not None]
+        largest = min(given, default=STOCK_NORM)
         students = {id(parameter) for parameter in self.model.parameters()}
-        for group in self.optimizer.param_groups:
-            others = [p for p in group["params"] if id(p) not in students]
-            torch.nn.utils.clip_grad_norm_(others, largest)
+        groups = [
+            [parameter for parameter in group["params"] if id(parameter) not in students]
+            for group in self.optimizer.param_groups
+        ]
+        average_gradients([parameter for group in groups for parameter in group])
+        self.scaler.unscale_(self.optimizer)
+        norms = {
+            "gradient": torch.nn.utils.clip_grad_norm_(parameters, largest)
+            for parameters in (*groups, self.model.parameters())
+        }
+        if not self.scaler.is_enabled():  # a scaler skips such a step and lowers its scale
+            self.refuse(norms)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad()
         self.ema.update(self.model)
 
     def validate(self) -> tuple[Any, Any]:
-        """Epochs whose mAP means nothing are measured, but never the best."""
+        """Epochs whose mAP means nothing are measured, but never the best.
+
+        Without a fitness, patience does not see them.
+        """
         best = self.best_fitness
         metrics, fitness = super().validate()
-        if not self._counts():
-            self.best_fitness = best
-        if best is None:  # patience begins with the first epoch that counts
-            self.stopper.best_fitness, self.stopper.best_epoch = 0.0, self.epoch
-        return metrics, fitness
+        if self._counts():
+            return metrics, fitness
+        self.best_fitness = best
+        if best is not None:
+            self.stopper.best_epoch += 1  # patience counts on from here
+        return metrics, None
 
     def _counts(self) -> bool:
         return all(extension.counts(self.epoch) for extension in self.extensions)
 
     def count_batch(self) -> None:
         """Move the progress bar."""
-        self.refuse_nan()
         if self.bar is not None:
             losses = " ".join(f"{k} {float(v):.3g}" for k, v in self.tloss.items())
             self.bar.advance(1, f"epoch {self.epoch + 1}/{self.epochs} {losses}")
 
-    def refuse_nan(self) -> None:
-        """Stop at the first batch whose loss is no number, naming the term."""
-        for name, value in self.loss_items.items():
+    def refuse(self, values: Mapping[str, Any]) -> None:
+        """Stop before a weight is touched if one of ``values`` is no number.
+
+        Raises:
+            CompressError: it names the value and the epoch to go on from.
+        """
+        for name, value in values.items():
             if not torch.isfinite(torch.as_tensor(value)).all():
                 raise CompressError(
                     f"Training stopped: the loss '{name}' became {float(value)} in epoch "
@@ -290,11 +281,29 @@ class ResumableTrainer(BaseTrainer):
         """Nothing: the stage measures the saved weights itself."""
 
 
-def _overrides(student: nn.Module, job: TrainingJob) -> dict[str, Any]:
-    arguments = dict(job.arguments)
+class _Watched:
+    """A criterion whose losses are looked at before they reach a weight."""
+
+    def __init__(self, criterion: Any, refuse: Callable[[Mapping[str, Any]], None]) -> None:
+        self.criterion = criterion
+        self.refuse = refuse
+
+    def __call__(self, preds: Any, batch: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        loss, items = self.criterion(preds, batch)
+        self.refuse({**items, "total": loss.detach().sum()})
+        return loss, items
+
+    def update(self) -> None:
+        """Called after each epoch: some heads' loss weights move."""
+        if hasattr(self.criterion, "update"):
+            self.criterion.update()
+
+
+def _overrides(student: nn.Module, job: TrainingJob, batch: int) -> dict[str, Any]:
     return {
         "amp": "bf16" if _bf16(job.device) else False,  # the stock check would download a model
-        **arguments,
+        **job.arguments,
+        "batch": batch,
         "model": "student.yaml",  # only a name: the trainer gets the module itself
         "data": str(job.data),
         "imgsz": job.imgsz,
@@ -302,8 +311,6 @@ def _overrides(student: nn.Module, job: TrainingJob) -> dict[str, Any]:
         "device": job.device,
         "workers": job.workers,
         "save_dir": str(job.folder / "ultralytics"),
-        # one step a batch: no half-accumulated gradient crosses an epoch, where a resume starts
-        "nbs": arguments["batch"],
         "deterministic": True,
         "plots": False,
         "val": True,
@@ -329,20 +336,45 @@ def train(
     """Train ``student`` on its task and give the averaged weights of the epoch that validated best.
 
     A module keeps its structure (pruned widths, fake quantizers). Called again with the same
-    ``job.folder`` after a kill it goes on from the last finished epoch.
+    ``job.folder`` after a kill it goes on from the last finished epoch. Where several processes
+    train, ``student`` and ``extensions`` themselves stay as they are.
 
     Raises:
-        CompressError: if a loss becomes NaN or infinite.
+        CompressError: if a loss becomes NaN or infinite, or memory does not suffice.
     """
+    _check_shares(job)
     job.folder.mkdir(parents=True, exist_ok=True)
     finished = read_state(job.folder / "state.pt")
     if finished is None or not finished["finished"]:
-        _run(student, job, progress, title, extensions)
+        batches = -(-job.images // job.arguments["batch"])
+        with progress.task(title, batches * job.arguments["epochs"]) as bar:
+            if job.ranks == 1:
+                _train_here(student, job, extensions, bar)
+            else:
+                (job.folder / "ultralytics" / "results.csv").unlink(
+                    missing_ok=True
+                )  # else each process tries to
+                run_together(_train_here, (student, job, extensions), job.ranks, bar)
     state = read_state(job.folder / "state.pt")
     weights = read_state(job.folder / "best_weights.pt")
     if state is None or weights is None:
         raise CompressError(f"Training '{title}' ended without weights in {job.folder}.")
     return Training(weights, state["history"])
+
+
+def _check_shares(job: TrainingJob) -> None:
+    if job.ranks == 1:
+        return
+    if job.arguments["batch"] % job.ranks:
+        raise CompressError(
+            f"A batch of {job.arguments['batch']} images cannot be shared equally by {job.ranks} "
+            f"processes: give a `batch` that is a multiple of {job.ranks}."
+        )
+    if job.arguments.get("rect"):
+        raise CompressError(
+            "`rect` cannot be trained on several devices, which shuffle their images: leave it "
+            "out, or give one device."
+        )
 
 
 def _trainer_of(student: nn.Module) -> Callable[..., ResumableTrainer]:
@@ -351,22 +383,26 @@ def _trainer_of(student: nn.Module) -> Callable[..., ResumableTrainer]:
     return type(f"Resumable{stock.__name__}", (ResumableTrainer, stock), {})
 
 
-def _run(
+def _train_here(
     student: nn.Module,
     job: TrainingJob,
-    progress: Progress,
-    title: str,
     extensions: Sequence[TrainingExtension],
+    bar: Task | None,
 ) -> None:
-    with quiet_ultralytics():
+    """Train in this process."""
+    with quiet_ultralytics(), ExitStack() as exits:
+        for extension in extensions:
+            exits.callback(extension.close)
+        exits.callback(setattr, student, "criterion", None)
         student.requires_grad_(True)  # a loaded checkpoint comes frozen
         trainer = _trainer_of(student)(student, job, extensions)
-        batches = -(-job.images // job.arguments["batch"])
-        with progress.task(title, batches * job.arguments["epochs"]) as bar:
-            trainer.bar = bar
-            try:
-                trainer.train()
-            finally:
-                for extension in extensions:
-                    extension.close()
-                unwrap_model(trainer.model).criterion = None
+        trainer.bar = bar
+        try:
+            trainer.train()
+        except RuntimeError as error:
+            if "out of memory" not in str(error).lower():
+                raise
+            raise CompressError(
+                f"Training ran out of memory with batches of {trainer.batch_size} images: "
+                f"{str(error).splitlines()[0]} Lower `batch` or `imgsz`."
+            ) from error

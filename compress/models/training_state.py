@@ -16,15 +16,19 @@ from typing import Any
 import torch
 from torch import nn
 from ultralytics.engine.trainer import BaseTrainer
+from ultralytics.utils import RANK
 from ultralytics.utils.torch_utils import init_seeds, unwrap_model
+
+
+_OTHER_NUMBERS = 10_000_019  # between the seeds of two processes
 
 
 def seed_epoch(trainer: BaseTrainer, seed: int, epoch: int) -> None:
     """Make shuffle and augmentation of one epoch a function of ``seed`` and ``epoch`` alone.
 
-    Exact without loading workers, which is how ultralytics trains on a CPU; workers run ahead.
+    Each of several processes has numbers of its own, so that they augment differently. Exact without loading workers, which is how ultralytics trains on a CPU; workers run ahead.
     """
-    epoch_seed = seed * 100_003 + epoch + 1
+    epoch_seed = seed * 100_003 + epoch + 1 + max(RANK, 0) * _OTHER_NUMBERS
     init_seeds(epoch_seed, deterministic=trainer.args.deterministic)
     loader = trainer.train_loader
     if loader.num_workers == 0:
@@ -45,13 +49,14 @@ def capture(trainer: BaseTrainer) -> dict[str, Any]:
         # None until an epoch's mAP counts
         "best_fitness": None if trainer.best_fitness is None else float(trainer.best_fitness),
         "stopper": {k: float(v) for k, v in _stopper(trainer).items()},
-        "mosaic_buffer": [int(i) for i in _mosaic_buffer(trainer)],
+        "mosaic_buffers": trainer.buffers,  # one a process
+        "batch": trainer.batch_size,
     }
 
 
-def _mosaic_buffer(trainer: BaseTrainer) -> list[int]:
+def mosaic_buffer(trainer: BaseTrainer) -> list[int]:
     """Indices of the images read last; classifiers know no mosaic."""
-    return getattr(trainer.train_loader.dataset, "buffer", [])
+    return [int(index) for index in getattr(trainer.train_loader.dataset, "buffer", [])]
 
 
 def _stopper(trainer: BaseTrainer) -> dict[str, Any]:
@@ -74,7 +79,7 @@ def restore(trainer: BaseTrainer, state: dict[str, Any]) -> None:
     if hasattr(model.criterion, "update"):  # heads whose loss weights move from epoch to epoch
         for _ in range(trainer.start_epoch):
             model.criterion.update()
-    _refill_mosaic_buffer(trainer.train_loader.dataset, state["mosaic_buffer"])
+    _refill_mosaic_buffer(trainer.train_loader.dataset, state["mosaic_buffers"][max(RANK, 0)])
 
 
 def _refill_mosaic_buffer(dataset: Any, indices: list[int]) -> None:

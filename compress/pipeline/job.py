@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from compress.errors import CompressError, RecipeError
 from compress.pipeline.contract import Artifact
 from compress.pipeline.files import is_writable_folder, make_writable_folder, storage_faults
-from compress.pipeline.links import FromRecipe, link_steps
+from compress.pipeline.links import FromImages, FromRecipe, Step, link_steps
 from compress.pipeline.stage_table import STAGES, StageTable
 from compress.recipe.schema import BenchStage, Recipe, distill_of
 from compress.recipe.tree import Fault, KeyPath
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from compress.recipe import LoadedRecipe
 
 RECORD = "run.json"
+FINGERPRINTS = "fingerprints.json"
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ class Job:
     """What a run needs from outside: ``named`` maps the recipe's references to their files.
 
     ``error`` makes one error of faults in the recipe, each with the line that it stands in.
+    ``modules`` is a Python file of the user's, whose layers models may have: what opens models
+    does so inside ``models.custom_modules.custom_modules`` of it.
     """
 
     recipe: Recipe
@@ -39,6 +42,7 @@ class Job:
     fingerprint: str
     named: Mapping[str, Artifact]
     error: Callable[[Iterable[Fault]], RecipeError]
+    modules: Artifact | None = None
 
 
 @dataclass(frozen=True)
@@ -70,13 +74,18 @@ def read_only(cache: Path) -> Iterator[Path]:
 
 
 def prepare(
-    loaded: LoadedRecipe, cache: Path, table: StageTable = STAGES, download: bool = False
+    loaded: LoadedRecipe,
+    cache: Path,
+    table: StageTable = STAGES,
+    download: bool = False,
+    trust_modules: bool = False,
 ) -> Job:
-    """Find and hash all that the recipe names.
+    """Find and hash all that the recipe names. Nothing of it is run.
 
     Raises:
-        RecipeError: all of the weights, model yamls, data and splits that cannot be found or read,
-            each at the line that names it.
+        RecipeError: all of the weights, model yamls, data, splits and folders of images that cannot
+            be found or read, each at the line that names it; and a Python file under ``modules:``
+            unless the user has said that it may be run (``trust_modules``).
         CompressError: the cache, which remembers data sets' hashes, cannot be written.
     """
     from compress.data.fingerprint import fingerprint
@@ -84,7 +93,9 @@ def prepare(
     make_writable_folder(cache, "--cache")
     faults: list[Fault] = []
     with storage_faults(cache):
+        modules = _find_modules(loaded, trust_modules, faults)
         named = _find_models(loaded, table, download, faults)
+        named |= _find_images(loaded, table, cache / "data" / FINGERPRINTS, faults)
         data = _find_data(loaded, cache, download, faults)
         if data is None or faults:
             raise loaded.error(faults)
@@ -94,9 +105,10 @@ def prepare(
             source=loaded.path.absolute(),
             overrides=tuple(loaded.overrides),
             data=data,
-            fingerprint=fingerprint(data, cache / "data" / "fingerprints.json"),
+            fingerprint=fingerprint(data, cache / "data" / FINGERPRINTS),
             named=named,
             error=loaded.error,
+            modules=modules,
         )
 
 
@@ -109,7 +121,7 @@ def written_at(recipe: Recipe, reference: str) -> KeyPath:
         path, distill = distill_of(stage) or ((), None)
         models = [teacher.model for teacher in distill.teachers] if distill is not None else []
         if reference in models:
-            return ("stages", index, *path, "teachers", models.index(reference))
+            return ("stages", index, *path, "teachers", models.index(reference), "model")
     return ()
 
 
@@ -126,6 +138,42 @@ def _find_models(
         with _noted(faults, written_at(recipe, name)):
             named[name] = resolve_model(name, home, download=download)
     return named
+
+
+def _find_images(
+    loaded: LoadedRecipe, table: StageTable, memo: Path, faults: list[Fault]
+) -> dict[str, Artifact]:
+    from compress.recipe.references import resolve_images
+
+    named = {}
+    for step in link_steps(loaded.recipe, table):
+        link, place = step.links.get("unlabeled"), unlabeled_place(step)
+        if isinstance(link, FromImages) and link.reference not in named:
+            with _noted(faults, place):
+                named[link.reference] = resolve_images(link.reference, loaded.path.parent, memo)
+    return named
+
+
+def unlabeled_place(step: Step) -> KeyPath:
+    """Where the recipe names the unlabeled images of ``step``."""
+    path, _ = distill_of(step.config) or ((), None)
+    return ("stages", step.number - 1, *path, "unlabeled", "images")
+
+
+def _find_modules(loaded: LoadedRecipe, trusted: bool, faults: list[Fault]) -> Artifact | None:
+    from compress.recipe.references import resolve_modules
+
+    if loaded.recipe.modules is None:
+        return None
+    with _noted(faults, ("modules",)):
+        modules = resolve_modules(loaded.recipe.modules, loaded.path.parent)
+        if not trusted:
+            raise CompressError(
+                f"{modules.path} holds layers of your own: its code would be run, with all your "
+                "rights. If you know what is in it, allow it with --trust-modules"
+            )
+        return modules
+    return None
 
 
 def _find_data(

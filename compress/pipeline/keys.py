@@ -22,8 +22,9 @@ _NOT_IN_KEY: Any = {"name": True, "accept": True, "recover": _TEACHERS, **_TEACH
 def key_material(step: Step, job: Job, inputs: Mapping[str, Input]) -> dict[str, Any]:
     """Everything that changes the stage's result, and nothing else.
 
-    Left out: its name, its gates (checked anew on every run), the teachers' references (their
-    files' hashes are among the inputs), paths, workers, and which of several GPUs is used.
+    Left out: its name, its gates (checked anew on every run), the references of teachers and
+    unlabeled images (their hashes are among the inputs), paths, workers, and which of several GPUs
+    is used. The user's own layers count in every stage.
     """
     config = step.config.model_dump(mode="json", exclude=_NOT_IN_KEY)
     if step.kind.measured_gates:
@@ -40,6 +41,8 @@ def key_material(step: Step, job: Job, inputs: Mapping[str, Input]) -> dict[str,
         "seed": job.recipe.seed,
         "versions": installed_versions(step.kind.libraries),
     }
+    if job.modules is not None:
+        material["modules"] = job.modules.sha256
     device = device_kind(job.recipe.device)
     if device != _CPU and _WORKED_ON_IT.intersection(step.kind.gives):
         material["device"] = device
@@ -99,6 +102,8 @@ def _describe(path: str, before: Any, after: Any) -> str:
         return f"its input '{rest}' changed"
     if section == "data":
         return "the data set changed"
+    if section == "modules":
+        return "the file of your own layers (`modules:`) changed"
     if section == "version":
         return f"the stage itself changed (version {before} -> {after})"
     return f"{rest or section} {before} -> {after}"

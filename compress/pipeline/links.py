@@ -21,6 +21,13 @@ class FromRecipe:
 
 
 @dataclass(frozen=True)
+class FromImages:
+    """Images without labels that a distill section names: a folder, or a list of them."""
+
+    reference: str
+
+
+@dataclass(frozen=True)
 class FromStage:
     """A file that an earlier stage gives; ``file`` None stands for all of its files."""
 
@@ -28,7 +35,7 @@ class FromStage:
     file: str | None
 
 
-Link = FromRecipe | FromStage
+Link = FromRecipe | FromImages | FromStage
 
 
 @dataclass(frozen=True)
@@ -97,7 +104,7 @@ def resolve_inputs(
     """
     inputs: dict[str, Input] = {}
     for name, link in step.links.items():
-        if isinstance(link, FromRecipe):
+        if isinstance(link, (FromRecipe, FromImages)):
             artifact = named[link.reference]
             inputs[name] = Input(artifact, str(artifact.path))
         elif link.file is None:
@@ -131,17 +138,23 @@ def _checkpoints(recipe: Recipe, config: Any, before: Sequence[Step]) -> dict[st
 
 
 def _teachers(recipe: Recipe, config: Any, before: Sequence[Step]) -> dict[str, Link]:
+    """What the distill section names: its teachers, and images without labels."""
     del recipe
     stages = {step.name for step in before if "checkpoint" in step.kind.gives}
     section = distill_of(config)
-    teachers = section[1].teachers if section else []
-    return {
+    if section is None:
+        return {}
+    distill = section[1]
+    links: dict[str, Link] = {
         f"teacher.{index}": FromStage(teacher.model, "checkpoint")
         if teacher.model in stages
         else FromRecipe(teacher.model)
-        for index, teacher in enumerate(teachers)
+        for index, teacher in enumerate(distill.teachers)
         if teacher.model != AVERAGE
     }
+    if distill.unlabeled is not None:
+        links["unlabeled"] = FromImages(distill.unlabeled.images)
+    return links
 
 
 def _sensitivity(recipe: Recipe, config: Any, before: Sequence[Step]) -> dict[str, Link]:

@@ -8,12 +8,14 @@ from pathlib import Path
 
 from compress.data.dataset import check_labels
 from compress.data.images import can_check_images, check_images
-from compress.pipeline.job import Job
-from compress.pipeline.links import Step
+from compress.pipeline.job import FINGERPRINTS, Job, unlabeled_place
+from compress.pipeline.links import FromImages, Step
 from compress.pipeline.weights import weight_faults
+from compress.recipe.references import hash_images, list_images
 from compress.recipe.tree import Fault
 
 IMAGE_MEMO = "images.json"
+_MEASURED = ("val", "test")
 _OPENS_WEIGHTS = ("torch", "ultralytics")
 
 
@@ -25,7 +27,8 @@ def check_before_work(job: Job, steps: Sequence[Step], cache: Path) -> None:
         ModuleNotFoundError: the libraries that train are not installed.
     """
     check_data(job, cache)
-    faults = [*device_faults(job), *weight_faults(job, steps)]
+    leaks = leak_faults(job, steps, cache)
+    faults = [*leaks, *device_faults(job), *weight_faults(job, steps)]
     if faults:
         raise job.error(faults)
 
@@ -41,6 +44,9 @@ def check_what_can_be(job: Job, steps: Sequence[Step], cache: Path) -> list[str]
         check_before_work(job, steps, cache)
         return []
     check_data(job, cache)
+    leaks = leak_faults(job, steps, cache)
+    if leaks:
+        raise job.error(leaks)
     install = f"{', '.join(absent)} not installed: pip install 'yolo-compress[train]'"
     unchecked = ["weights"] if job.recipe.device == "cpu" else ["weights", "device"]
     unchecked += [] if can_check_images() else ["images"]
@@ -56,6 +62,28 @@ def check_data(job: Job, cache: Path) -> None:
     check_labels(job.data)
     if can_check_images():
         check_images(job.data, cache / "data" / IMAGE_MEMO)
+
+
+def leak_faults(job: Job, steps: Sequence[Step], cache: Path) -> list[Fault]:
+    """Unlabeled images that are also measured on, by content: mAP would say too much of them."""
+    memo = cache / "data" / FINGERPRINTS
+    faults = []
+    for step in steps:
+        link = step.links.get("unlabeled")
+        if not isinstance(link, FromImages):
+            continue
+        ours = hash_images(list_images(job.named[link.reference].path), memo)
+        for split in _MEASURED:
+            measured = set(hash_images(job.data.splits.get(split, ()), memo).values())
+            leaks = [image for image, digest in ours.items() if digest in measured]
+            if leaks:
+                message = (
+                    f"{len(leaks)} of these images are in the {split} split too, such as "
+                    f"{leaks[0]}: '{step.name}' would learn from what it is measured on. Take "
+                    "them out of this folder"
+                )
+                faults.append(Fault(unlabeled_place(step), message))
+    return faults
 
 
 def device_faults(job: Job) -> list[Fault]:

@@ -22,7 +22,11 @@ def resolved_recipe(job: Job) -> str:
     for stage in values["stages"]:
         for holder in (stage, stage.get("recover", {})):
             if distill := holder.get("distill"):
-                distill["teachers"] = [_found(name, job.named) for name in distill["teachers"]]
+                for teacher in distill["teachers"]:
+                    teacher["model"] = _found(teacher["model"], job.named)
+                if distill.get("unlabeled"):
+                    images = distill["unlabeled"]["images"]
+                    distill["unlabeled"]["images"] = _found(images, job.named)
     if job.data.yaml.name == values["data"].rpartition("/")[2]:
         values["data"] = str(job.data.yaml)
     overrides = f" and {' '.join(job.overrides)}" if job.overrides else ""

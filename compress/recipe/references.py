@@ -1,12 +1,17 @@
-"""Find the files that a recipe names: weights, model yamls, data yamls."""
+"""Find the files that a recipe names: weights, model yamls, data yamls, images, layers."""
 
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from compress.data.dataset import IMAGE_SUFFIX
+from compress.data.images import can_check_images, image_fault
+from compress.data.memo import look_up
 from compress.errors import CompressError
 from compress.models.shipped import data_yamls, datasets_folder, model_yamls, without_scale
 from compress.pipeline.contract import Artifact
@@ -26,6 +31,8 @@ _GIVE_MODEL = (
     "copy the file to one of these places, or give its path: `model=PATH`, for a teacher "
     "`teacher=PATH`"
 )
+_GIVE_IMAGES = "copy them there, or name a folder of images, or a .txt that lists them"
+_GIVE_MODULES = "copy it there, or give its path: `modules=PATH`"
 _GIVE_DATA = "copy them there, or name your own data yaml: `data=PATH`"
 
 
@@ -97,6 +104,78 @@ def resolve_data(ref: str, recipe_folder: Path, cache: Path, download: bool = Fa
     from compress.models.download import fetch_dataset
 
     return with_root(shipped[ref], text, fetch_dataset(shipped[ref]), cache)
+
+
+def resolve_images(ref: str, recipe_folder: Path, memo: Path) -> Artifact:
+    """Images without labels: a folder with all below it, or a ``.txt`` with an image on each line.
+
+    A relative path counts from the current folder, then from the recipe's. The hash is over names
+    and contents; ``memo`` keeps the hash of each image, as for the data set.
+
+    Raises:
+        CompressError: there is no such folder or list, or no image of it can be read.
+    """
+    looked = places(ref, recipe_folder)
+    listing = first_file(looked) if ref.lower().endswith(".txt") else None
+    place = listing or first_folder(looked)
+    if place is None:
+        raise missing(f"the unlabeled images '{ref}' are not there", looked, _GIVE_IMAGES)
+    digests = hash_images(list_images(place), memo)
+    if not digests:
+        raise CompressError(f"no image in {place}: {_GIVE_IMAGES}")
+    if can_check_images() and all(image_fault(image) for image in digests):
+        first = next(iter(digests))
+        raise CompressError(
+            f"none of the {len(digests)} images in {place} can be read, such as {first}: "
+            f"{image_fault(first)}. Replace them"
+        )
+    root = os.path.commonpath([image.parent for image in digests]) if listing else place
+    rows = sorted((os.path.relpath(image, root), digest) for image, digest in digests.items())
+    return Artifact(place, hashlib.sha256(json.dumps(rows).encode()).hexdigest())
+
+
+def list_images(place: Path) -> list[Path]:
+    """Images in a folder and below it, or on the lines of a list, which count from its folder.
+
+    Raises:
+        CompressError: a list is no text, or names an image that is not there.
+    """
+    if place.is_dir():
+        named = [path for path in place.rglob("*.*") if not path.name.startswith(".")]
+        return sorted(path for path in named if IMAGE_SUFFIX.search(path.name))
+    try:
+        lines = place.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise CompressError(f"{place}: cannot be read as a list of images: {error}") from error
+    images = {n: place.parent / line.strip() for n, line in enumerate(lines, start=1)}
+    for number, image in images.items():
+        if IMAGE_SUFFIX.search(image.name) and not image.is_file():
+            raise CompressError(f"{place}:{number}: no such image: {image}")
+    return sorted({image for image in images.values() if IMAGE_SUFFIX.search(image.name)})
+
+
+def hash_images(images: Iterable[Path], memo: Path) -> dict[Path, str]:
+    """SHA-256 of each image that is there, looked up in ``memo`` where that knows it."""
+    found = look_up(images, memo, sha256_of)
+    return {image: digest for image, digest in found.items() if digest is not None}
+
+
+def resolve_modules(ref: str, recipe_folder: Path) -> Artifact:
+    """The Python file of a ``modules`` reference. It is not run.
+
+    A relative path counts from the recipe's folder, then from the current one: code comes from
+    where the recipe does.
+
+    Raises:
+        CompressError: there is no such file.
+    """
+    looked = places(ref, recipe_folder)[::-1]
+    if Path(ref).suffix != ".py":
+        raise CompressError(f"'{ref}' is no Python file (.py)")
+    file = first_file(looked)
+    if file is None:
+        raise missing(f"the file of layers '{ref}' is not there", looked, _GIVE_MODULES)
+    return Artifact(file.absolute(), sha256_of(file))
 
 
 def _model_yaml(ref: str, looked: Sequence[Path]) -> Artifact:

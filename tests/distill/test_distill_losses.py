@@ -347,7 +347,8 @@ def test_a_map_of_zeros_gives_finite_values_and_gradients(loss: Loss) -> None:
 @pytest.mark.parametrize("name", [name for name in LOSSES if name != "attention"])
 def test_the_gradient_is_that_of_finite_differences(name: str) -> None:
     loss = LOSSES[name]
-    student, teacher = draw(2, 3, 4, 4).requires_grad_(True), draw(2, 3, 4, 4, seed=1)
+    student = (draw(2, 3, 4, 4).abs() + 0.5).requires_grad_(True)  # away from the bend of |x|
+    teacher = draw(2, 3, 4, 4, seed=1)
     loss(student, teacher).mean().backward()
     assert student.grad is not None
     step = 3e-3  # losses are computed in float32
