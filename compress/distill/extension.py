@@ -13,6 +13,8 @@ from compress.distill.schedule import phase_at
 from compress.distill.settings import Settings
 from compress.distill.teachers import Lesson, TeacherSpec
 from compress.distill.terms import TermSpec
+from compress.errors import CompressError
+from compress.models.inspect import neck_layers
 from compress.models.soft_targets import SoftAssigner
 from compress.models.trainer import TrainingExtension, TrainingRun
 
@@ -43,6 +45,9 @@ class Distillation(TrainingExtension):
 
     def prepare(self, model: nn.Module, device: torch.device, imgsz: int) -> None:
         """Match layers and build bridges, before the optimizer is built."""
+        if self.settings.soft_targets is not None:
+            for teacher in self.teachers:
+                _require_same_cells(model, teacher.model or model)
         self.lessons = [
             Lesson(teacher, self.terms, model, imgsz, device) for teacher in self.teachers
         ]
@@ -129,3 +134,12 @@ class Distillation(TrainingExtension):
         for lesson, saved in zip(self.lessons, state["lessons"], strict=True):
             lesson.load_state_dict(saved)
         self._shares = dict(state["shares"])
+
+
+def _require_same_cells(student: nn.Module, teacher: nn.Module) -> None:
+    ours, theirs = (sorted(neck_layers(model)) for model in (student, teacher))
+    if ours != theirs:
+        raise CompressError(
+            f"distill: `soft_targets` reads the teacher's scores cell by cell, but its strides are "
+            f"{theirs}, the student's {ours}. Leave it out, or take a teacher of the same kind."
+        )

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,17 +19,17 @@ from ultralytics.utils.torch_utils import unwrap_model
 
 from compress.errors import CompressError
 from compress.models.extension import TrainingExtension, TrainingRun
-from compress.models.inspect import is_end_to_end
 from compress.models.parallel import (
     ParallelTrainer,
     average_gradients,
     of_all,
     of_first,
-    run_together,
     take_first,
 )
+from compress.models.processes import run_together
 from compress.models.quiet import quiet_ultralytics
 from compress.models.tasks import task_of
+from compress.models.training_job import TrainingJob, check_shares, overrides
 from compress.models.training_state import (
     best_weights,
     capture,
@@ -54,33 +53,6 @@ __all__ = [
 STOCK_NORM = 10.0  # what ultralytics clips gradients to
 
 
-@dataclass(frozen=True)
-class TrainingJob:
-    """What to train on, and how.
-
-    ``data`` is a data yaml, for a classifier the folder that holds ``train`` and ``val``.
-    ``images`` is the size of the train split, ``folder`` outlives a kill, ``arguments`` are
-    training arguments of ultralytics. ``device`` is ``cpu``, ``mps``, ``cuda``, the number of a GPU
-    or several of them such as ``0,1``: each then gets a process and its share of every batch.
-    ``processes`` is for the CPU alone, where more than one is of use only to try that out.
-    """
-
-    data: Path
-    images: int
-    imgsz: int
-    seed: int
-    device: str
-    workers: int
-    folder: Path
-    arguments: Mapping[str, Any]
-    processes: int = 1
-
-    @property
-    def ranks(self) -> int:
-        """How many processes train."""
-        return self.processes if self.device == "cpu" else len(self.device.split(","))
-
-
 @dataclass
 class Training:
     """Result: float32 averaged weights of the best epoch, and the curves of all epochs."""
@@ -100,7 +72,7 @@ class ResumableTrainer(ParallelTrainer):
         self.saved = read_state(self.state_path)
         # where memory ran out, the batch was halved, and stays so
         batch = self.saved["batch"] if self.saved is not None else job.arguments["batch"]
-        super().__init__(overrides=_overrides(student, job, batch))
+        super().__init__(overrides=overrides(student, job, batch))
         self.model = student
         self.job = job
         self.extensions = list(extensions)
@@ -211,12 +183,12 @@ class ResumableTrainer(ParallelTrainer):
         ]
         average_gradients([parameter for group in groups for parameter in group])
         self.scaler.unscale_(self.optimizer)
-        norms = {
-            "gradient": torch.nn.utils.clip_grad_norm_(parameters, largest)
-            for parameters in (*groups, self.model.parameters())
-        }
+        norms = [
+            torch.nn.utils.clip_grad_norm_(parameters, largest)
+            for parameters in (*filter(None, groups), self.model.parameters())
+        ]
         if not self.scaler.is_enabled():  # a scaler skips such a step and lowers its scale
-            self.refuse(norms)
+            self.refuse({"gradient": torch.stack(norms).sum()})
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad()
@@ -246,7 +218,7 @@ class ResumableTrainer(ParallelTrainer):
             self.bar.advance(1, f"epoch {self.epoch + 1}/{self.epochs} {losses}")
 
     def refuse(self, values: Mapping[str, Any]) -> None:
-        """Stop before a weight is touched if one of ``values`` is no number.
+        """Stop before a weight is touched if one of ``values``, by what it is, is no number.
 
         Raises:
             CompressError: it names the value and the epoch to go on from.
@@ -254,10 +226,10 @@ class ResumableTrainer(ParallelTrainer):
         for name, value in values.items():
             if not torch.isfinite(torch.as_tensor(value)).all():
                 raise CompressError(
-                    f"Training stopped: the loss '{name}' became {float(value)} in epoch "
+                    f"Training stopped: the {name} became {float(value)} in epoch "
                     f"{self.epoch + 1} of {self.epochs}. {self.epoch} epochs are kept: the same "
                     f"command goes on from epoch {self.epoch + 1}, if the machine was at fault. "
-                    "Else lower `lr0` or the weight of this loss: then the stage trains anew."
+                    "Else lower `lr0` or the weight of a loss: then the stage trains anew."
                 )
 
     def save_model(self) -> bool:
@@ -290,40 +262,14 @@ class _Watched:
 
     def __call__(self, preds: Any, batch: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         loss, items = self.criterion(preds, batch)
-        self.refuse({**items, "total": loss.detach().sum()})
+        self.refuse({f"loss '{name}'": value for name, value in items.items()})
+        self.refuse({"sum of all losses": loss.detach().sum()})
         return loss, items
 
     def update(self) -> None:
         """Called after each epoch: some heads' loss weights move."""
         if hasattr(self.criterion, "update"):
             self.criterion.update()
-
-
-def _overrides(student: nn.Module, job: TrainingJob, batch: int) -> dict[str, Any]:
-    return {
-        "amp": "bf16" if _bf16(job.device) else False,  # the stock check would download a model
-        **job.arguments,
-        "batch": batch,
-        "model": "student.yaml",  # only a name: the trainer gets the module itself
-        "data": str(job.data),
-        "imgsz": job.imgsz,
-        "seed": job.seed,
-        "device": job.device,
-        "workers": job.workers,
-        "save_dir": str(job.folder / "ultralytics"),
-        "deterministic": True,
-        "plots": False,
-        "val": True,
-        "verbose": False,
-        "task": task_of(student).name,
-        "nms": False if is_end_to_end(student) else None,  # validate the branch that is exported
-        "mode": "train",
-        "exist_ok": True,
-    }
-
-
-def _bf16(device: str) -> bool:
-    return device != "cpu" and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
 
 
 def train(
@@ -342,7 +288,7 @@ def train(
     Raises:
         CompressError: if a loss becomes NaN or infinite, or memory does not suffice.
     """
-    _check_shares(job)
+    check_shares(job)
     job.folder.mkdir(parents=True, exist_ok=True)
     finished = read_state(job.folder / "state.pt")
     if finished is None or not finished["finished"]:
@@ -351,30 +297,14 @@ def train(
             if job.ranks == 1:
                 _train_here(student, job, extensions, bar)
             else:
-                (job.folder / "ultralytics" / "results.csv").unlink(
-                    missing_ok=True
-                )  # else each process tries to
+                log = job.folder / "ultralytics" / "results.csv"
+                log.unlink(missing_ok=True)  # each process would try to, but the first
                 run_together(_train_here, (student, job, extensions), job.ranks, bar)
     state = read_state(job.folder / "state.pt")
     weights = read_state(job.folder / "best_weights.pt")
     if state is None or weights is None:
         raise CompressError(f"Training '{title}' ended without weights in {job.folder}.")
     return Training(weights, state["history"])
-
-
-def _check_shares(job: TrainingJob) -> None:
-    if job.ranks == 1:
-        return
-    if job.arguments["batch"] % job.ranks:
-        raise CompressError(
-            f"A batch of {job.arguments['batch']} images cannot be shared equally by {job.ranks} "
-            f"processes: give a `batch` that is a multiple of {job.ranks}."
-        )
-    if job.arguments.get("rect"):
-        raise CompressError(
-            "`rect` cannot be trained on several devices, which shuffle their images: leave it "
-            "out, or give one device."
-        )
 
 
 def _trainer_of(student: nn.Module) -> Callable[..., ResumableTrainer]:

@@ -19,14 +19,14 @@ from ultralytics.engine.trainer import BaseTrainer
 from ultralytics.utils import RANK
 from ultralytics.utils.torch_utils import init_seeds, unwrap_model
 
-
 _OTHER_NUMBERS = 10_000_019  # between the seeds of two processes
 
 
 def seed_epoch(trainer: BaseTrainer, seed: int, epoch: int) -> None:
     """Make shuffle and augmentation of one epoch a function of ``seed`` and ``epoch`` alone.
 
-    Each of several processes has numbers of its own, so that they augment differently. Exact without loading workers, which is how ultralytics trains on a CPU; workers run ahead.
+    Each of several processes has numbers of its own, so that they augment differently. Exact
+    without loading workers, which is how ultralytics trains on a CPU; workers run ahead.
     """
     epoch_seed = seed * 100_003 + epoch + 1 + max(RANK, 0) * _OTHER_NUMBERS
     init_seeds(epoch_seed, deterministic=trainer.args.deterministic)

@@ -39,6 +39,11 @@ class Context:
     shared: Path
     progress: Progress
 
+    @property
+    def first_device(self) -> str:
+        """For all but training, which takes every GPU that ``device`` names."""
+        return self.device.split(",")[0]
+
 
 @dataclass(frozen=True)
 class StageResult:

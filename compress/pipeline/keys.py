@@ -53,7 +53,13 @@ def key_material(step: Step, job: Job, inputs: Mapping[str, Input]) -> dict[str,
 
 
 def device_kind(device: str) -> str:
-    """``cpu``, ``mps`` or ``cuda``; every GPU that has only a number is ``cuda``."""
+    """``cpu``, ``mps``, ``cuda`` for one GPU of any number, ``cuda x 2`` for two.
+
+    How many there are changes a result: each normalises over its own share of a batch.
+    """
+    count = len(device.split(","))
+    if count > 1:
+        return f"cuda x {count}"
     return device if device in (_CPU, "mps") else "cuda"
 
 

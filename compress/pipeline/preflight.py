@@ -104,6 +104,7 @@ def device_faults(job: Job) -> list[Fault]:
 def _cuda_lacks(device: str, count: int) -> str:
     if not count:
         return "PyTorch finds no CUDA GPU here"
-    number = int(device.removeprefix("cuda").removeprefix(":") or 0)
+    numbers = device.removeprefix("cuda").removeprefix(":") or "0"
     last = f"0 to {count - 1}" if count > 1 else "0"
-    return "" if number < count else f"the GPUs here are numbered {last}"
+    found = all(int(number) < count for number in numbers.split(","))
+    return "" if found else f"the GPUs here are numbered {last}"

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from compress.recipe.distillation import Teacher, TemperatureSteps
 from compress.recipe.schema import Recipe
 from compress.recipe.tree import Fault, KeyPath
 from compress.recipe.wording import did_you_mean, shown, unknown
@@ -28,6 +29,8 @@ _TYPES = {
     "model_type": "a mapping (`key: value`)",
     "model_attributes_type": "a mapping (`key: value`)",
 }
+# a value may stand for a mapping with this one key, and is then to blame itself
+_SHORT = ((TemperatureSteps, "start"), (Teacher, "model"))
 _RANGES = {
     "greater_than": "greater than {gt:g}",
     "greater_than_equal": "at least {ge:g}",
@@ -52,6 +55,8 @@ def _fault(details: ErrorDetails) -> Fault:
         return Fault(path, f"unknown key{unknown(str(path[-1]), _keys(models))}", at_key=True)
     if kind in {"union_tag_invalid", "union_tag_not_found"}:
         return _tag_fault(path, models, context)
+    if any(models == [model] and path[-1] == key for model, key in _SHORT):
+        path = path[:-1]
     return Fault(path, _sentence(kind, given, context, details["msg"]))
 
 

@@ -39,8 +39,11 @@ def _device(device: object) -> object:
 
 
 def _known_device(device: str) -> str:
+    numbers = re.sub(r"\s", "", device).split(",")
+    if len(numbers) > 1 and all(re.fullmatch(r"[0-9]+", number) for number in numbers):
+        return ",".join(str(number) for number in distinct([int(number) for number in numbers]))
     if not re.fullmatch(r"cpu|mps|cuda|(cuda:)?[0-9]+", device):
-        raise ValueError("must be 'cpu', or the number of one GPU such as 0")
+        raise ValueError("must be 'cpu', or the number of one GPU such as 0, or of several: 0,1")
     return device
 
 

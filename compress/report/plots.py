@@ -13,7 +13,9 @@ from compress.report.figures import Graph
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_METRICS = "metrics"  # the group of ultralytics' mAP, precision and recall
+# groups of curves that share a panel: ultralytics' mAP, precision and recall; losses' shares of
+# the gradient's norm
+_TOGETHER = {"metrics": "metrics", "gradient": "share of the gradient"}
 _PANELS = 5  # loss panels in a row, at most
 # Where a point's name may stand, in pixels from the point; the first free place is taken
 _OFFSETS = [(0, dy) for dy in (16, -16, 30, -30, 44, -44)]
@@ -123,10 +125,11 @@ def _draw_panel(axes: Axes, lines: Mapping[str, Sequence[float]]) -> None:
 
 
 def _panels(curves: Mapping[str, Sequence[float]]) -> dict[str, dict[str, Sequence[float]]]:
-    """Panel title -> line label -> values; the metrics come last, in one panel."""
+    """Panel title -> line label -> values; curves that share a panel come last."""
     panels: dict[str, dict[str, Sequence[float]]] = {}
-    for name, values in sorted(curves.items(), key=lambda curve: curve[0].startswith(_METRICS)):
+    for name, values in sorted(curves.items(), key=lambda c: c[0].partition("/")[0] in _TOGETHER):
         group, _, rest = name.rpartition("/")
-        title, label = (group, rest.removesuffix("(B)")) if group == _METRICS else (rest, group)
+        together = _TOGETHER.get(group)
+        title, label = (rest, group) if together is None else (together, rest.removesuffix("(B)"))
         panels.setdefault(title, {})[label] = values
     return panels

@@ -58,7 +58,7 @@ def checkpoint_result(
             measured if measured is not None else model,
             context.data.yaml,
             context.imgsz,
-            device=context.device,
+            device=context.first_device,
         )
         bar.advance()
     return StageResult(

@@ -42,7 +42,7 @@ def importance_of(
             batches=batches,
             batch=GRADIENT_BATCH,
             seed=context.seed,
-            device=context.device,
+            device=context.first_device,
             squared=squared,
             progress=context.progress,
         )

@@ -111,7 +111,7 @@ class _Pruning:
             context.imgsz,
             self._config.bn_images,
             seed=context.seed,
-            device=context.device,
+            device=context.first_device,
             progress=context.progress,
         )
         kept, found = self._map(model), self._map(candidate)
@@ -232,7 +232,7 @@ class _Pruning:
     def _map(self, model: nn.Module) -> float:
         """mAP50-95 on val."""
         context = self._context
-        data, device = context.data.yaml, context.device
+        data, device = context.data.yaml, context.first_device
         return evaluate(model, data, context.imgsz, device=device).map50_95
 
 

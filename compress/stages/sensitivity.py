@@ -103,7 +103,7 @@ def _row(values: Mapping[str, Any]) -> LayerCut:
 
 
 def _map(data: Path, context: Context, model: nn.Module) -> float:
-    return evaluate(model, data, context.imgsz, device=context.device).map50_95
+    return evaluate(model, data, context.imgsz, device=context.first_device).map50_95
 
 
 def _notes(dense: float, images: int) -> list[str]:

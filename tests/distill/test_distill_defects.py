@@ -12,7 +12,7 @@ from functools import partial
 
 import pytest
 import torch
-from drawn_outputs import CELLS, draw, draw_outputs, tensors_of, trainable, with_tensors
+from drawn_outputs import CELLS, draw, draw_outputs, tensors_of, trainable
 from torch import Tensor
 
 from compress.distill.bridges import Generator

@@ -9,14 +9,19 @@ from functools import partial
 
 import pytest
 import torch
-from drawn_outputs import CELLS, LEVELS, draw, draw_outputs, tensors_of, trainable, with_tensors
+from drawn_outputs import CELLS, LEVELS, draw_outputs, tensors_of, trainable, with_tensors
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from slow_outputs import (
+    REFERENCES,
+    bins_kl,
+    class_bce,
+    giou_cell,
+    modulated,
+    slow,
+)
 from torch import Tensor
-from torchvision.ops import complete_box_iou_loss, generalized_box_iou_loss
 
-from compress.distill.losses.boxes import ciou_loss, giou_loss
-from compress.distill.losses.cells import peaks, per_image
 from compress.distill.losses.outputs import (
     bce,
     bckd,
@@ -34,7 +39,6 @@ from compress.errors import CompressError
 from compress.models.raw_outputs import RawOutputs
 
 Loss = Callable[[RawOutputs, RawOutputs], Tensor]
-Cell = Callable[[RawOutputs, RawOutputs, int, int], float]  # of image n and cell a
 
 LOSSES: dict[str, Loss] = {
     "l1": l1,
@@ -58,186 +62,6 @@ LOSSES: dict[str, Loss] = {
 }
 _DETACHED = {"bckd", "focal", "focal gamma 0.5", "ciou", "crosskd"}  # factors without gradient
 every_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=list(LOSSES))
-
-
-# ---- slow references, one cell at a time
-
-
-def sigmoid(logit: float) -> float:
-    return 1 / (1 + math.exp(-logit))
-
-
-def softmax(logits: list[float]) -> list[float]:
-    powers = [math.exp(logit - max(logits)) for logit in logits]
-    return [power / sum(powers) for power in powers]
-
-
-def mean(values: list[float]) -> float:
-    return sum(values) / len(values)
-
-
-def divergence(wanted: list[float], got: list[float]) -> float:
-    return sum(t * math.log(t / s) for t, s in zip(wanted, got, strict=True))
-
-
-def scores(outputs: RawOutputs, n: int, a: int) -> list[float]:
-    return outputs.scores[n, :, a].double().tolist()
-
-
-def sides(outputs: RawOutputs, n: int, a: int) -> list[list[float]]:
-    """Logits of each side."""
-    return outputs.boxes[n, :, a].double().reshape(4, outputs.bins).tolist()
-
-
-def distances(outputs: RawOutputs, n: int, a: int) -> list[float]:
-    if outputs.bins == 1:
-        return [side[0] for side in sides(outputs, n, a)]
-    return [sum(i * p for i, p in enumerate(softmax(side))) for side in sides(outputs, n, a)]
-
-
-def box(outputs: RawOutputs, n: int, a: int) -> Tensor:
-    x, y = outputs.points[a].tolist()
-    left, top, right, bottom = distances(outputs, n, a)
-    corners = torch.tensor([[x - left, y - top, x + right, y + bottom]], dtype=torch.float64)
-    return corners * outputs.strides[a].item()
-
-
-def confidence(teacher: RawOutputs, n: int, a: int) -> float:
-    return max(map(sigmoid, scores(teacher, n, a)))
-
-
-def class_kl(temperature: float) -> Cell:
-    def cell(student: RawOutputs, teacher: RawOutputs, n: int, a: int) -> float:
-        ours, theirs = (
-            softmax([z / temperature for z in scores(side, n, a)]) for side in (student, teacher)
-        )
-        return temperature**2 * divergence(theirs, ours)
-
-    return cell
-
-
-def class_bce(temperature: float) -> Cell:
-    def cell(student: RawOutputs, teacher: RawOutputs, n: int, a: int) -> float:
-        return temperature**2 * sum(
-            yes_or_no(sigmoid(t / temperature), sigmoid(s / temperature))
-            for s, t in zip(scores(student, n, a), scores(teacher, n, a), strict=True)
-        )
-
-    return cell
-
-
-def yes_or_no(wanted: float, got: float) -> float:
-    return divergence([wanted, 1 - wanted], [got, 1 - got])
-
-
-def power(order: int) -> Cell:
-    """Mean over class logits plus mean over box logits of |difference|^order."""
-
-    def cell(student: RawOutputs, teacher: RawOutputs, n: int, a: int) -> float:
-        total = 0.0
-        for ours, theirs in ((student.scores, teacher.scores), (student.boxes, teacher.boxes)):
-            total += (ours[n, :, a] - theirs[n, :, a]).double().abs().pow(order).mean().item()
-        return total
-
-    return cell
-
-
-def bins_kl(temperature: float) -> Cell:
-    def cell(student: RawOutputs, teacher: RawOutputs, n: int, a: int) -> float:
-        pairs = zip(sides(student, n, a), sides(teacher, n, a), strict=True)
-        return temperature**2 * mean(
-            [
-                divergence(
-                    softmax([z / temperature for z in theirs]),
-                    softmax([z / temperature for z in ours]),
-                )
-                for ours, theirs in pairs
-            ]
-        )
-
-    return cell
-
-
-def modulated(exponent: float, alpha: float | None = None) -> Cell:
-    """Cross entropy of classes times |p_T - p_S|^exponent."""
-
-    def cell(student: RawOutputs, teacher: RawOutputs, n: int, a: int) -> float:
-        total = 0.0
-        for s, t in zip(scores(student, n, a), scores(teacher, n, a), strict=True):
-            p = sigmoid(t)
-            balance = 1.0 if alpha is None else alpha * p + (1 - alpha) * (1 - p)
-            total += yes_or_no(p, sigmoid(s)) * abs(p - sigmoid(s)) ** exponent * balance
-        return total
-
-    return cell
-
-
-def bckd_cell(student: RawOutputs, teacher: RawOutputs, n: int, a: int) -> float:
-    pairs = zip(scores(student, n, a), scores(teacher, n, a), strict=True)
-    gap = max(abs(sigmoid(s) - sigmoid(t)) for s, t in pairs)
-    apart = generalized_box_iou_loss(box(student, n, a), box(teacher, n, a), eps=1e-9).item()
-    return modulated(1.0)(student, teacher, n, a) + 4 * gap * apart
-
-
-def ciou_cell(student: RawOutputs, teacher: RawOutputs, n: int, a: int) -> float:
-    return complete_box_iou_loss(box(student, n, a), box(teacher, n, a), eps=1e-9).item()
-
-
-def objectness_cell(classes: Cell) -> Cell:
-    def cell(student: RawOutputs, teacher: RawOutputs, n: int, a: int) -> float:
-        pairs = zip(distances(student, n, a), distances(teacher, n, a), strict=True)
-        return classes(student, teacher, n, a) + mean([(s - t) ** 2 for s, t in pairs])
-
-    return cell
-
-
-def class_l2(student: RawOutputs, teacher: RawOutputs, n: int, a: int) -> float:
-    pairs = zip(scores(student, n, a), scores(teacher, n, a), strict=True)
-    return mean([(s - t) ** 2 for s, t in pairs])
-
-
-def angle_cell(student: RawOutputs, teacher: RawOutputs, n: int, a: int) -> float:
-    ours, theirs = student.extras["angle"][n, 0, a], teacher.extras["angle"][n, 0, a]
-    return 1 - math.cos(2 * (ours.item() - theirs.item()))
-
-
-def keypoints_cell(student: RawOutputs, teacher: RawOutputs, n: int, a: int) -> float:
-    ours, theirs = (side.extras["keypoints"][n, :, a].tolist() for side in (student, teacher))
-    places = mean([abs(ours[i] - theirs[i]) for i in (0, 1, 3, 4)])
-    return places + mean([yes_or_no(sigmoid(theirs[i]), sigmoid(ours[i])) for i in (2, 5)])
-
-
-# the cell's value, and whether it is weighted by the teacher's confidence
-REFERENCES: dict[str, tuple[Cell, bool]] = {
-    "l1": (power(1), True),
-    "l2": (power(2), True),
-    "kl": (class_kl(3.0), True),
-    "bce": (class_bce(1.0), True),
-    "bce T 3": (class_bce(3.0), True),
-    "bckd": (bckd_cell, False),
-    "ld": (bins_kl(10.0), True),
-    "objectness": (objectness_cell(class_l2), True),
-    "objectness kl": (objectness_cell(class_kl(2.0)), True),
-    "focal": (modulated(2.0, 0.25), False),
-    "focal gamma 0.5": (modulated(0.5, 0.25), False),
-    "ciou": (ciou_cell, True),
-    "keypoints": (keypoints_cell, True),
-    "angle": (angle_cell, True),
-}
-
-
-def slow(cell: Cell, weighted: bool, student: RawOutputs, teacher: RawOutputs) -> list[float]:
-    images, _, cells = teacher.scores.shape
-    weights = [[confidence(teacher, n, a) for a in range(cells)] for n in range(images)]
-    share = images / max(sum(map(sum, weights)), 1.0)
-    return [
-        share
-        * sum(
-            cell(student, teacher, n, a) * (weights[n][a] if weighted else 1.0)
-            for a in range(cells)
-        )
-        for n in range(images)
-    ]
 
 
 # ---- each loss against numbers
@@ -273,9 +97,6 @@ def test_heads_without_bins_are_compared_too(name: str) -> None:
 @pytest.mark.parametrize("bins", [1, 4])
 def test_crosskd_adds_its_box_part_by_weight(bins: int) -> None:
     student, teacher = draw_outputs(bins=bins), draw_outputs(bins=bins, seed=50)
-
-    def giou_cell(student: RawOutputs, teacher: RawOutputs, n: int, a: int) -> float:
-        return generalized_box_iou_loss(box(student, n, a), box(teacher, n, a), eps=1e-9).item()
 
     classes = slow(modulated(1.0), False, student, teacher)
     boxes = slow(giou_cell if bins == 1 else bins_kl(1.0), True, student, teacher)
@@ -335,114 +156,6 @@ def test_nets_with_other_bins_are_compared_by_distances(name: str) -> None:
     assert LOSSES[name](same, teacher).tolist() == pytest.approx([0.0, 0.0], abs=1e-6)
     order = {"l1": 1, "l2": 2}[name]
     assert LOSSES[name](other, teacher).mean().item() == pytest.approx(0.5**order, rel=1e-4)
-
-
-def test_the_divisor_is_shared_by_the_batch_and_at_least_one() -> None:
-    weights = torch.tensor([[1.0, 1.0, 1.0], [1e-6, 0.0, 0.0]])
-    values = weights * torch.tensor([[2.0, 2.0, 2.0], [9.0, 9.0, 9.0]])
-    total = (values.sum() / weights.sum()).item()
-    assert per_image(values, weights).mean().item() == pytest.approx(total)
-    assert per_image(values, weights)[1].item() < 1e-4  # an image with next to nothing
-    assert per_image(values * 1e-9, weights * 1e-9).max().item() < 1e-7
-
-
-# ---- peaks
-
-
-def grid_of(logits: Tensor) -> RawOutputs:
-    """Outputs of one level from (K, rows, columns) logits."""
-    _, rows, columns = logits.shape
-    outputs = draw_outputs(1, len(logits), levels=((8, rows, columns),))
-    return replace(outputs, scores=logits.flatten(1).unsqueeze(0))
-
-
-def test_only_the_highest_neighbour_of_a_class_is_a_peak() -> None:
-    logits = torch.full((2, 4, 4), -9.0)
-    logits[0, 0, 0], logits[0, 0, 1] = 3.0, 2.0  # outdone by its neighbour
-    logits[1, 1, 0] = 1.0  # a neighbour of another class
-    logits[0, 3, 3] = 0.5  # too far from any
-    found = peaks(grid_of(logits))[0].reshape(4, 4)
-    assert found[0, 0]
-    assert not found[0, 1]
-    assert found[1, 0]
-    assert found[3, 3]
-    assert not found[2, 2]  # background beside a peak
-
-
-def slow_peaks(outputs: RawOutputs) -> Tensor:
-    places = list(zip(outputs.strides.tolist(), outputs.points.tolist(), strict=True))
-    found = torch.zeros(outputs.scores.shape[0], len(places), dtype=torch.bool)
-    for n, image in enumerate(outputs.scores):
-        best, classes = image.max(0)
-        for a, (stride, (x, y)) in enumerate(places):
-            found[n, a] = all(
-                best[b] <= best[a]
-                for b, (other, (right, down)) in enumerate(places)
-                if other == stride
-                and classes[b] == classes[a]
-                and max(abs(right - x), abs(down - y)) <= 1
-            )
-    return found
-
-
-@settings(max_examples=20)
-@given(
-    levels=st.lists(st.tuples(st.integers(1, 4), st.integers(1, 4)), min_size=1, max_size=3),
-    classes=st.integers(1, 3),
-    seed=st.integers(0, 99),
-)
-def test_peaks_are_found_in_every_level(
-    levels: list[tuple[int, int]], classes: int, seed: int
-) -> None:
-    grids = [(8 * 2**i, rows, columns) for i, (rows, columns) in enumerate(levels)]
-    outputs = draw_outputs(2, classes, seed=seed, levels=grids)
-    assert torch.equal(peaks(outputs), slow_peaks(outputs))
-
-
-# ---- boxes
-
-
-def draw_boxes(seed: int) -> Tensor:
-    corner, size = draw(2, 2, 9, seed=seed, scale=20.0), draw(2, 2, 9, seed=seed + 1, scale=15.0)
-    return torch.cat([corner, corner + size.abs() + 1], 1)
-
-
-@pytest.mark.parametrize(
-    ("loss", "reference"),
-    [(giou_loss, generalized_box_iou_loss), (ciou_loss, complete_box_iou_loss)],
-)
-def test_box_losses_and_their_gradients_are_those_of_torchvision(
-    loss: Callable[[Tensor, Tensor], Tensor], reference: Callable[..., Tensor]
-) -> None:
-    student, teacher = draw_boxes(0).requires_grad_(True), draw_boxes(7)
-    again = student.detach().clone().requires_grad_(True)
-    value = loss(student, teacher)
-    expected = reference(
-        again.permute(0, 2, 1).reshape(-1, 4), teacher.permute(0, 2, 1).reshape(-1, 4)
-    )
-    assert torch.allclose(value.flatten(), expected, atol=1e-5)
-    value.sum().backward()
-    expected.sum().backward()
-    assert student.grad is not None
-    assert again.grad is not None
-    assert torch.allclose(student.grad, again.grad, atol=1e-5)
-
-
-@pytest.mark.parametrize("loss", [giou_loss, ciou_loss])
-def test_boxes_without_area_or_turned_inside_out_stay_finite(
-    loss: Callable[[Tensor, Tensor], Tensor],
-) -> None:
-    kinds = torch.tensor(
-        [[3.0, 3, 3, 3], [5.0, 5, 1, 1], [0.0, 0, 8, 0], [2.0, 6, 9, 1], [0.0, 0, 4, 4]]
-    ).T
-    pairs = torch.cartesian_prod(torch.arange(5), torch.arange(5)).T
-    student = kinds[:, pairs[0]].unsqueeze(0).requires_grad_(True)
-    value = loss(student, kinds[:, pairs[1]].unsqueeze(0))
-    (gradient,) = torch.autograd.grad(value.sum(), student)
-    assert torch.isfinite(gradient).all()
-    assert (value >= 0).all()
-    assert (value <= 4).all()
-    assert value[0, pairs[0] == pairs[1]].abs().max() < 1e-6
 
 
 # ---- what all losses promise

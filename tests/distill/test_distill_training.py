@@ -6,25 +6,35 @@ from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
-from small_nets import IMGSZ, NAMES, Silent, pruned_copy, settled_net
+from lessons import (
+    CPU,
+    FEATURE_KINDS,
+    OUTPUT_KINDS,
+    Classroom,
+    batch_of,
+    counting,
+    eval_with_raw_outputs,
+    term,
+)
+from small_nets import IMGSZ, Silent, pruned_copy, settled_net
 from torch import Tensor, nn
-from ultralytics.cfg import get_cfg
 
-from compress.distill.extension import Distillation, FeatureTerm
-from compress.distill.losses import cwd
-from compress.distill.taps import Taps, probe_widths
+from compress.distill.extension import Distillation
+from compress.distill.schedule import Phase, Weight
+from compress.distill.settings import Settings
+from compress.distill.teachers import TeacherSpec
+from compress.distill.terms import TermSpec
 from compress.errors import CompressError
-from compress.models.build import build_model
+from compress.models.exportable import fused_copy
 from compress.models.inspect import neck_layers
 from compress.models.trainer import TrainingJob, train
+from compress.models.unlabeled import LABELLED
 
-CPU = torch.device("cpu")
-TERM = FeatureTerm("cwd", cwd, 1.0)
+CWD = term("cwd")
+BASE_NAMES = ("box_loss", "cls_loss", "dfl_loss")
 
 
 @pytest.fixture(scope="module")
@@ -44,121 +54,315 @@ def job(data_yaml: Path, tmp_path: Path) -> Callable[..., TrainingJob]:
     return make
 
 
-def batch_of(images: Tensor) -> dict[str, Tensor]:
-    """A training batch: one square in the middle of every image."""
-    count = len(images)
-    return {
-        "img": images,
-        "batch_idx": torch.arange(count).float(),
-        "cls": torch.zeros(count, 1),
-        "bboxes": torch.tensor([[0.5, 0.5, 0.4, 0.4]]).repeat(count, 1),
-    }
+# mgd hides positions at random: never 0
+@pytest.mark.parametrize("kind", [k for k in (*FEATURE_KINDS, *OUTPUT_KINDS) if k != "mgd"])
+def test_a_net_has_nothing_to_learn_from_itself(kind: str, net: nn.Module, images: Tensor) -> None:
+    def gradient(teacher: nn.Module) -> tuple[float, float]:
+        student = fused_copy(net).requires_grad_(True)
+        room = Classroom(student, teacher, terms=[term(kind)])
+        eval_with_raw_outputs(student)  # as the teacher computes
+        loss, items = room.loss(images)
+        loss[-1].backward()
+        grads = [p.grad.abs().max().item() for p in student.parameters() if p.grad is not None]
+        return items[f"kd_{kind}"].item(), max(grads, default=0.0)
+
+    value, slope = gradient(fused_copy(net))  # teachers are folded: now they agree to the bit
+    other_value, other_slope = gradient(settled_net_of(net))
+    assert value == pytest.approx(0.0, abs=1e-5 * other_value)
+    assert slope < 1e-4 * other_slope
 
 
-def eval_with_raw_outputs(model: nn.Module) -> None:
-    """Eval mode, but the head gives what a loss wants."""
-    model.eval()
-    model.model[-1].training = True
-
-
-class Bench:
-    """A student with the criterion of a distillation, outside of any training."""
-
-    def __init__(self, student: nn.Module, *teachers: nn.Module, terms: list[FeatureTerm]) -> None:
-        student.args = get_cfg()
-        self.student = student.train()
-        self.distillation = Distillation(teachers, terms)
-        self.distillation.prepare(student, CPU, IMGSZ)
-        self.stock = student.init_criterion()
-        self.criterion = self.distillation.wrap_criterion(student, self.stock)
-
-    def loss(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        batch = batch_of(images)
-        result: tuple[Tensor, dict[str, Tensor]] = self.criterion(self.student(images), batch)
-        return result
-
-
-def test_a_net_has_nothing_to_learn_from_itself(net: nn.Module, images: Tensor) -> None:
-    bench = Bench(net, deepcopy(net), terms=[TERM])
-    eval_with_raw_outputs(net.requires_grad_(True))  # as the teacher computes
-    loss, items = bench.loss(images)
-    assert items["cwd_loss"].item() == pytest.approx(0.0, abs=1e-6)
+@pytest.mark.parametrize("kind", [*FEATURE_KINDS, *OUTPUT_KINDS])
+def test_every_loss_teaches_a_student_of_another_width(
+    kind: str, net: nn.Module, wide_net: nn.Module, images: Tensor
+) -> None:
+    net.requires_grad_(True)
+    room = Classroom(net, deepcopy(wide_net), terms=[term(kind)])
+    loss, items = room.loss(images)
+    assert items[f"kd_{kind}"].item() > 0
     loss[-1].backward()
     gradients = [p.grad.abs().max().item() for p in net.parameters() if p.grad is not None]
     assert len(gradients) > 50
-    assert max(gradients) < 1e-5  # with another teacher: 28
+    assert max(gradients) > 1e-6
+    bridges = list(room.distillation.lessons[0].modules.parameters())
+    assert all(p.grad is not None for p in bridges)
 
 
 def test_the_detection_loss_stays_as_it_is(
     net: nn.Module, wide_net: nn.Module, images: Tensor
 ) -> None:
-    bench = Bench(net, deepcopy(wide_net), terms=[TERM])
-    loss, items = bench.loss(images)
-    stock_loss, stock_items = bench.stock(bench.student(images), batch_of(images))
+    room = Classroom(net, deepcopy(wide_net), terms=[CWD])
+    loss, items = room.loss(images)
+    stock_loss, stock_items = room.stock(room.student(images), batch_of(images))
     assert torch.allclose(loss[:-1], stock_loss)
-    assert items.keys() == {*stock_items, "cwd_loss"}
+    assert items.keys() == {*stock_items, "kd_cwd"}
     assert all(torch.allclose(items[name], value) for name, value in stock_items.items())
 
 
+@pytest.mark.parametrize("kind", ["cwd", "bckd"])
 @pytest.mark.parametrize("count", [1, 4, 8])
-def test_the_loss_grows_with_the_batch_as_the_detection_loss_does(
-    count: int, net: nn.Module, wide_net: nn.Module, images: Tensor
+def test_defect_5_the_loss_grows_with_the_batch_as_the_detection_loss_does(
+    count: int, kind: str, net: nn.Module, wide_net: nn.Module, images: Tensor
 ) -> None:
-    bench = Bench(net, deepcopy(wide_net), terms=[TERM])
+    room = Classroom(net, deepcopy(wide_net), terms=[term(kind)])
     eval_with_raw_outputs(net)  # BatchNorm must not see how many images share a batch
-    loss, items = bench.loss(images[:1].repeat(count, 1, 1, 1))
-    shown = torch.stack([items[name] for name in ("box_loss", "cls_loss", "dfl_loss", "cwd_loss")])
+    loss, items = room.loss(images[:1].repeat(count, 1, 1, 1))
+    shown = torch.stack([items[name] for name in (*BASE_NAMES, f"kd_{kind}")])
     assert torch.allclose(loss, count * shown, rtol=1e-5)
-    _, items_of_one = bench.loss(images[:1])
-    assert items["cwd_loss"].item() == pytest.approx(items_of_one["cwd_loss"].item(), rel=1e-4)
+    _, items_of_one = room.loss(images[:1])
+    assert items[f"kd_{kind}"].item() == pytest.approx(items_of_one[f"kd_{kind}"].item(), rel=1e-4)
 
 
-def constant(value: float) -> Callable[[Tensor, Tensor], Tensor]:
-    return lambda student, teacher: student.sum() * 0 + value
-
-
-def test_terms_are_summed_over_levels_weighted_and_meant_over_teachers(
+def test_terms_are_weighted_and_averaged_over_teachers(
     net: nn.Module, wide_net: nn.Module, images: Tensor
 ) -> None:
-    terms = [FeatureTerm("one", constant(1.0), 0.5), FeatureTerm("two", constant(2.0), 1.0)]
-    bench = Bench(net, deepcopy(wide_net), deepcopy(net), terms=terms)
-    loss, items = bench.loss(images)
-    levels = len(neck_layers(net))
-    assert items["one_loss"].item() == pytest.approx(0.5 * levels)
-    assert items["two_loss"].item() == pytest.approx(2.0 * levels)
-    assert loss[-2:].tolist() == pytest.approx([0.5 * levels * 8, 2.0 * levels * 8])
+    terms = [term("cwd", 2.0), term("bce")]
+
+    def values(*teachers: TeacherSpec, gain: float = 1.0) -> dict[str, float]:
+        torch.manual_seed(0)  # bridges are drawn
+        room = Classroom(net, *teachers, terms=terms, settings=Settings(gain=gain))
+        eval_with_raw_outputs(net)
+        _, items = room.loss(images)
+        room.distillation.close()
+        return {name: items[name].item() for name in ("kd_cwd", "kd_bce")}
+
+    other = settled_net_of(net)
+    first, second = values(TeacherSpec(deepcopy(net))), values(TeacherSpec(deepcopy(other)))
+    both = values(TeacherSpec(deepcopy(net), 1.0), TeacherSpec(deepcopy(other), 3.0), gain=0.5)
+    for name in both:
+        assert both[name] == pytest.approx(0.5 * (first[name] + 3 * second[name]) / 4, rel=1e-4)
+    assert second["kd_cwd"] > 0
 
 
-def test_features_are_the_inputs_of_the_head_in_float32(
+def settled_net_of(net: nn.Module) -> nn.Module:
+    """A net of the same shape that computes something else."""
+    other = deepcopy(net)
+    torch.manual_seed(9)
+    for parameter in other.parameters():
+        parameter.data += 0.1 * parameter.abs().mean() * torch.randn_like(parameter)
+    return other
+
+
+def test_features_are_compared_in_float32_under_autocast(
     net: nn.Module, wide_net: nn.Module, images: Tensor
 ) -> None:
-    seen: list[tuple[Tensor, Tensor]] = []
-
-    def look(student: Tensor, teacher: Tensor) -> Tensor:
-        seen.append((student.detach(), teacher))
-        return student.sum() * 0
-
-    teacher = deepcopy(wide_net)
-    bench = Bench(net, teacher, terms=[FeatureTerm("look", look, 1.0)])
+    room = Classroom(net, deepcopy(wide_net), terms=[CWD, term("bckd")])
+    eval_with_raw_outputs(net)
+    _, exact = room.loss(images)
     with torch.autocast("cpu", torch.bfloat16):
-        bench.loss(images)
-    assert [tuple(t.shape) for _, t in seen] == [
-        (8, probe_widths(teacher, [layer], IMGSZ, CPU)[layer], IMGSZ // stride, IMGSZ // stride)
-        for stride, layer in sorted(neck_layers(teacher).items())
-    ]
-    assert all(student.shape == theirs.shape for student, theirs in seen)
-    assert {tensor.dtype for pair in seen for tensor in pair} == {torch.float32}
+        loss, items = room.loss(images)
+    assert items["kd_cwd"].dtype == items["kd_bckd"].dtype == torch.float32
+    assert torch.isfinite(loss).all()
+    for name in ("kd_cwd", "kd_bckd"):
+        assert items[name].item() == pytest.approx(exact[name].item(), rel=0.1)
 
 
 def test_a_pruned_student_learns_from_its_parent(net: nn.Module, images: Tensor) -> None:
     pruned = pruned_copy(net, 0.4)
-    bench = Bench(pruned, net, terms=[TERM])
-    _, items = bench.loss(images)
-    assert items["cwd_loss"].item() > 0
+    room = Classroom(pruned, net, terms=[CWD, term("crosskd")])
+    _, items = room.loss(images)
+    assert items["kd_cwd"].item() > 0
+    assert items["kd_crosskd"].item() > 0
+
+
+def test_unlabeled_images_have_no_ground_truth_but_a_teacher(
+    net: nn.Module, wide_net: nn.Module, images: Tensor
+) -> None:
+    room = Classroom(net, deepcopy(wide_net), terms=[term("bce")])
+    eval_with_raw_outputs(net)
+    labels = {k: v for k, v in batch_of(images[:3]).items() if k != "img"}
+    loss, items = room.loss(images, **labels, **{LABELLED: 3})
+    stock, _ = room.stock(net(images[:3]), batch_of(images[:3]))
+    assert torch.allclose(loss[:3], stock, rtol=1e-4)
+    _, alone = room.loss(images[:3])
+    assert items["kd_bce"].item() != pytest.approx(alone["kd_bce"].item(), rel=1e-3)
+    # an image with labels but without objects is background, not unlabeled
+    background, _ = room.loss(images, **labels)
+    assert not torch.allclose(background[1], stock[1], rtol=1e-2)
+
+
+def test_pseudo_labels_stand_in_for_the_ground_truth_of_unlabeled_images(
+    net: nn.Module, wide_net: nn.Module, images: Tensor
+) -> None:
+    labels = {k: v for k, v in batch_of(images[:3]).items() if k != "img"}
+
+    def box_loss(confidence: float) -> float:
+        settings = Settings(pseudo_labels=(confidence, 0.6))
+        room = Classroom(net, deepcopy(wide_net), terms=[CWD], settings=settings)
+        eval_with_raw_outputs(net)
+        loss, _ = room.loss(images, **labels, **{LABELLED: 3})
+        room.distillation.close()
+        return float(loss[0])
+
+    assert box_loss(0.3) != pytest.approx(box_loss(0.999), rel=1e-3)
+
+
+def test_the_ground_truth_can_be_weighed_or_left_out(
+    net: nn.Module, wide_net: nn.Module, images: Tensor
+) -> None:
+    settings = Settings(labels=0.25)
+    room = Classroom(net, deepcopy(wide_net), terms=[CWD], settings=settings)
+    eval_with_raw_outputs(net)
+    loss, _ = room.loss(images)
+    stock, _ = room.stock(net(images), batch_of(images))
+    assert torch.allclose(loss[:3], 0.25 * stock)
+
+
+def test_phases_say_what_is_learned_and_how_fast(
+    net: nn.Module, wide_net: nn.Module, images: Tensor
+) -> None:
+    phases = (
+        Phase(2, frozenset({"features"}), 0.1),
+        Phase(3, frozenset({"outputs", "labels"}), None),
+        Phase(5, frozenset({"labels"}), 0.3),
+    )
+    room = Classroom(
+        net, deepcopy(wide_net), terms=[CWD, term("bce")], settings=Settings(phases=phases)
+    )
+    seen = []
+    for epoch in (1, 2, 9):
+        room.distillation.start_epoch(epoch)
+        loss, _ = room.loss(images)
+        seen.append([bool(value != 0) for value in (loss[:3].sum(), loss[3], loss[4])])
+    assert seen == [[False, True, False], [True, False, True], [True, False, False]]
+    assert [room.distillation.learning_rate(epoch) for epoch in (0, 4, 5)] == [0.1, None, 0.3]
+    assert [room.distillation.counts(epoch) for epoch in (1, 2, 5)] == [False, True, True]
+
+
+def test_a_teacher_that_counts_for_nothing_is_not_asked(
+    net: nn.Module, wide_net: nn.Module, images: Tensor
+) -> None:
+    terms = [term("cwd", Weight(1.0, stop=3)), term("bce", Weight(1.0, with_mosaic=True))]
+    room = Classroom(net, deepcopy(wide_net), terms=terms)  # 10 epochs, mosaic ends at 8
+    asked: list[int] = []
+    teacher = room.distillation.lessons[0].model
+    teacher.register_forward_pre_hook(lambda *_: asked.append(1))
+    shown = []
+    for epoch in (2, 3, 8):
+        room.distillation.start_epoch(epoch)
+        _, items = room.loss(images)
+        shown.append([items[name].item() > 0 for name in ("kd_cwd", "kd_bce")])
+    assert shown == [[True, True], [False, True], [False, False]]
+    assert len(asked) == 2
+
+
+def test_shares_of_the_gradient_are_measured_now_and_then(
+    net: nn.Module, wide_net: nn.Module, images: Tensor
+) -> None:
+    net.requires_grad_(True)
+    room = Classroom(net, deepcopy(wide_net), terms=[CWD, term("bckd", 5.0)])
+    loss, _ = room.loss(images)
+    curves = room.distillation.curves()
+    assert set(curves) == {"gradient/labels", "gradient/cwd", "gradient/bckd"}
+    assert sum(curves.values()) == pytest.approx(1.0)
+    parameters = [p for p in net.parameters() if p.requires_grad]
+    norms = []
+    for part in (loss[:3].sum(), loss[3], loss[4]):
+        grads = torch.autograd.grad(part, parameters, retain_graph=True, allow_unused=True)
+        norms.append(sum(g.square().sum() for g in grads if g is not None).sqrt().item())
+    expected = dict(zip(curves, [norm / sum(norms) for norm in norms], strict=True))
+    assert curves == pytest.approx(expected, rel=1e-3)
+    assert not room.criterion.measuring
+    room.distillation.start_epoch(1)  # 5 batches an epoch: the next is at 100 batches
+    assert not room.criterion.measuring
+    room.distillation.start_epoch(20)
+    assert room.criterion.measuring
+
+
+def test_hard_images_count_more(net: nn.Module, wide_net: nn.Module, images: Tensor) -> None:
+    values = []
+    for hard in (False, True):
+        torch.manual_seed(0)
+        room = Classroom(
+            net, deepcopy(wide_net), terms=[term("bce")], settings=Settings(difficulty=hard)
+        )
+        eval_with_raw_outputs(net)
+        values.append(room.loss(images)[1]["kd_bce"].item())
+        room.distillation.close()
+    assert values[1] > values[0]  # what is far from the teacher has the larger loss
+
+
+def test_maps_are_mixed_for_the_teacher_and_never_for_the_labels(
+    net: nn.Module, wide_net: nn.Module, images: Tensor
+) -> None:
+    losses = []
+    for share in (0.0, 1.0):
+        torch.manual_seed(0)
+        room = Classroom(net, deepcopy(wide_net), terms=[CWD], settings=Settings(cutmix=share))
+        eval_with_raw_outputs(net)
+        losses.append(room.loss(images)[0])
+        room.distillation.close()
+    assert torch.equal(losses[0][:3], losses[1][:3])
+    assert losses[0][3] != losses[1][3]
+
+
+def test_soft_targets_take_the_teachers_scores(
+    net: nn.Module, wide_net: nn.Module, images: Tensor
+) -> None:
+    settings = Settings(soft_targets=(0.1, 0.5))
+    room = Classroom(
+        net, deepcopy(wide_net), terms=[term("cwd", Weight(1.0, stop=1))], settings=settings
+    )
+    eval_with_raw_outputs(net)
+    loss, _ = room.loss(images)
+    stock, _ = room.stock(net(images), batch_of(images))
+    assert not torch.allclose(loss[1], stock[1])
+    room.distillation.start_epoch(5)  # no term counts any more, the targets still do
+    later, _ = room.loss(images)
+    assert torch.allclose(later[1], loss[1])
+
+
+def test_the_average_of_the_student_can_be_its_teacher(net: nn.Module, images: Tensor) -> None:
+    average = settled_net_of(net)
+    before = deepcopy(average.state_dict())
+    room = Classroom(net, TeacherSpec(None), terms=[CWD, term("bce")], average=lambda: average)
+    _, items = room.loss(images)
+    assert items["kd_cwd"].item() > 0
+    assert items["kd_bce"].item() > 0
+    after = average.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    room.distillation.close()
+    assert not _hooked(average)
+
+
+def test_an_online_teacher_learns_from_labels_and_from_the_student(
+    net: nn.Module, wide_net: nn.Module, job: Callable[..., TrainingJob]
+) -> None:
+    teacher = deepcopy(wide_net)
+    distillation = Distillation([TeacherSpec(teacher, online=True)], [term("bce"), CWD])
+    training = train(deepcopy(net), job(epochs=2), Silent(), "test", [distillation])
+    before, after = wide_net.state_dict(), teacher.state_dict()
+    assert not torch.equal(before["model.0.conv.weight"], after["model.0.conv.weight"])
+    assert not torch.equal(before["model.0.bn.running_mean"], after["model.0.bn.running_mean"])
+    assert training.weights.keys() == net.state_dict().keys()  # the student's alone
+    curves = training.curves
+    assert min(curves["train/kd_teacher"]) > 0
+    assert min(curves["train/kd_mutual"]) > 0
+
+
+def test_the_student_gets_no_gradient_from_what_the_teacher_learns(
+    net: nn.Module, wide_net: nn.Module, images: Tensor
+) -> None:
+    net.requires_grad_(True)
+    teacher = deepcopy(wide_net)
+    room = Classroom(net, TeacherSpec(teacher, online=True), terms=[term("bce")])
+    loss, items = room.loss(images)
+    assert list(items)[-3:] == ["kd_bce", "kd_teacher", "kd_mutual"]
+    loss[-2:].sum().backward(retain_graph=True)
+    assert not any(_learns(p) for p in net.parameters())
+    assert any(_learns(p) for p in teacher.parameters())
+    teacher.zero_grad()
+    loss[-3].backward()
+    assert any(_learns(p) for p in net.parameters())
+    assert not any(_learns(p) for p in teacher.parameters())
+
+
+def _learns(parameter: nn.Parameter) -> bool:
+    return parameter.grad is not None and bool(parameter.grad.any())
 
 
 class Watched(Distillation):
-    """Remembers the projectors as they were drawn."""
+    """Remembers the bridges as they were drawn."""
 
     def prepare(self, model: nn.Module, device: torch.device, imgsz: int) -> None:
         super().prepare(model, device, imgsz)
@@ -169,121 +373,106 @@ OPTIMIZERS = ["SGD", "AdamW", "NAdam", "RAdam", "RMSProp", "MuSGD"]
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_projectors_are_trained(
+def test_defect_1_bridges_are_trained(
     optimizer: str, net: nn.Module, wide_net: nn.Module, job: Callable[..., TrainingJob]
 ) -> None:
-    distillation = Watched([deepcopy(wide_net)], [TERM])
+    terms = [CWD, term("mgd"), term("crosskd")]
+    distillation = Watched([TeacherSpec(deepcopy(wide_net))], terms)
     train(deepcopy(net), job(optimizer=optimizer), Silent(), "test", [distillation])
-    drawn, trained = distillation.drawn["projectors"][0], distillation.state_dict()["projectors"][0]
+    drawn, trained = (
+        state["lessons"][0]["bridges"] for state in (distillation.drawn, distillation.state_dict())
+    )
     assert all(torch.isfinite(value).all() for value in trained.values())
     weights = [name for name in trained if name.endswith("weight")]
-    assert len(weights) == len(neck_layers(net))
+    levels = len(neck_layers(net))
+    assert len(weights) == levels * (1 + 3 + 1)  # cwd; projector and generator; classes
     # CWD does not see what is constant in a channel: a bias learns nothing
     assert [name for name in weights if torch.equal(trained[name], drawn[name])] == []
 
 
 def test_equal_widths_need_no_projector(net: nn.Module) -> None:
-    distillation = Distillation([deepcopy(net)], [TERM])
+    distillation = Distillation([TeacherSpec(deepcopy(net))], [CWD])
     distillation.prepare(net, CPU, IMGSZ)
     assert distillation.parameter_groups(net, 0.1) == []
 
 
-def test_the_teacher_learns_nothing(
+def test_defects_2_and_3_the_teacher_learns_nothing(
     net: nn.Module, wide_net: nn.Module, job: Callable[..., TrainingJob]
 ) -> None:
     teacher = deepcopy(wide_net).train().requires_grad_(True)  # as it must not stay
-    distillation = Distillation([teacher], [TERM])
+    distillation = Distillation([TeacherSpec(teacher)], [CWD, term("bckd")])
+    seen: list[nn.Module] = []
+
+    class Keeping(Distillation):
+        def begin(self, run) -> None:
+            super().begin(run)
+            seen.append(self.lessons[0].model)
+            seen.append(deepcopy(self.lessons[0].model))
+
+    distillation = Keeping([TeacherSpec(teacher)], [CWD, term("bckd")])
     train(deepcopy(net), job(optimizer="AdamW"), Silent(), "test", [distillation])
-    before, after = wide_net.state_dict(), teacher.state_dict()
-    # weights and BatchNorm statistics alike
-    assert [name for name in before if not torch.equal(after[name], before[name])] == []
-    assert not teacher.training
-    assert all(p.grad is None and not p.requires_grad for p in teacher.parameters())
+    for before, after in ((wide_net, teacher), (seen[1], seen[0])):  # as given, and as run
+        old, new = before.state_dict(), after.state_dict()
+        # weights and BatchNorm statistics alike
+        assert [name for name in old if not torch.equal(new[name], old[name])] == []
+    assert not seen[0].training
+    assert all(p.grad is None and not p.requires_grad for p in seen[0].parameters())
 
 
 def test_distillation_changes_what_the_student_learns(
     net: nn.Module, wide_net: nn.Module, job: Callable[..., TrainingJob], tmp_path: Path
 ) -> None:
-    def kernel(folder: str, terms: list[FeatureTerm]) -> Tensor:
-        extensions = [Distillation([deepcopy(wide_net)], terms)] if terms else []
+    def kernel(folder: str, terms: list[TermSpec]) -> Tensor:
+        extensions = [Distillation([TeacherSpec(deepcopy(wide_net))], terms)] if terms else []
         work = replace(job(), folder=tmp_path / folder)
         training = train(deepcopy(net), work, Silent(), "test", extensions)
         return training.weights["model.15.cv2.conv.weight"]
 
-    plain, weak = kernel("plain", []), kernel("weak", [FeatureTerm("cwd", cwd, 1e-6)])
-    strong = kernel("strong", [FeatureTerm("cwd", cwd, 10.0)])
+    plain, weak = kernel("plain", []), kernel("weak", [term("cwd", 1e-6)])
+    strong = kernel("strong", [term("cwd", 10.0)])
     assert (plain - weak).abs().max() < 1e-3 * (plain - strong).abs().max()
     assert not torch.equal(plain, strong)
 
 
-def test_projectors_are_put_back_as_they_were(net: nn.Module, wide_net: nn.Module) -> None:
-    first, second = (Distillation([deepcopy(wide_net)], [TERM]) for _ in range(2))
+def test_bridges_are_put_back_as_they_were(net: nn.Module, wide_net: nn.Module) -> None:
+    first, second = (Distillation([TeacherSpec(deepcopy(wide_net))], [CWD]) for _ in range(2))
     for distillation in (first, second):
         distillation.prepare(net, CPU, IMGSZ)
     second.load_state_dict(deepcopy(first.state_dict()))
-    ours, theirs = (d.pupils[0].projectors.state_dict() for d in (first, second))
+    ours, theirs = (d.lessons[0].modules.state_dict() for d in (first, second))
     assert ours.keys() == theirs.keys()
+    assert ours
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-def test_hooks_come_off(net: nn.Module, wide_net: nn.Module, images: Tensor) -> None:
-    teacher = deepcopy(wide_net)
-    bench = Bench(net, teacher, terms=[TERM])
+def test_defect_8_hooks_come_off(net: nn.Module, wide_net: nn.Module, images: Tensor) -> None:
+    room = Classroom(net, deepcopy(wide_net), terms=[CWD])
+    teacher = room.distillation.lessons[0].model
     assert _hooked(net)
     assert _hooked(teacher)
-    bench.loss(images)
-    bench.distillation.close()
+    room.loss(images)
+    room.distillation.close()
     assert not _hooked(net)
     assert not _hooked(teacher)
-    bench.distillation.close()  # twice does no harm
+    room.distillation.close()  # twice does no harm
 
 
 def _hooked(model: nn.Module) -> bool:
     return any(module._forward_hooks for module in model.modules())
 
 
-def test_taps_leave_the_mode_of_a_model_and_remove_their_hooks(net: nn.Module) -> None:
-    layers = list(neck_layers(net).values())
-    net.train()
-    widths = probe_widths(net, layers, IMGSZ, CPU)
-    assert widths.keys() == set(layers)
-    assert net.training
-    assert not _hooked(net)
-    with pytest.raises(RuntimeError):
-        probe_widths(net, layers, IMGSZ + 3, CPU)  # no size that the strides divide
-    assert net.training
-    assert not _hooked(net)
-
-
-def test_taps_keep_the_last_features_and_forget_them(net: nn.Module, images: Tensor) -> None:
-    taps = Taps(net, ["model.0"])
-    net(images[:2])
-    net(images[:1])
-    assert taps.features["model.0"].shape[0] == 1
-    taps.close()
-    assert taps.features == {}
-
-
-def test_a_teacher_with_other_strides_is_refused(net: nn.Module) -> None:
-    teacher = deepcopy(net)
-    teacher.model[-1].stride = torch.tensor([128.0, 256.0, 512.0])
-    with pytest.raises(CompressError, match=r"no stride .*\[8, 16, 32\].*\[128, 256, 512\]"):
-        Distillation([teacher], [TERM]).prepare(net, CPU, IMGSZ)
-
-
-def test_shared_strides_are_matched_by_stride_and_not_by_index(net: nn.Module) -> None:
-    p6 = build_model(Path("yolov8n-p6.yaml"), NAMES, seed=0)
-    distillation = Distillation([p6], [TERM])
-    distillation.prepare(net, CPU, IMGSZ)
-    ours, theirs = neck_layers(net), neck_layers(p6)
-    expected = [(ours[stride], theirs[stride]) for stride in (8, 16, 32)]
-    assert distillation.pupils[0].pairs == expected
-
-
-def test_the_update_of_an_end_to_end_loss_is_passed_on(net: nn.Module) -> None:
+def test_the_update_of_an_end_to_end_loss_is_passed_on(net: nn.Module, wide_net: nn.Module) -> None:
+    room = Classroom(net, deepcopy(wide_net), terms=[CWD])
     calls: list[int] = []
-    base: Any = SimpleNamespace(update=lambda: calls.append(1))
-    distillation = Distillation([], [])
-    distillation.wrap_criterion(net, base).update()
+    room.distillation.wrap_criterion(net, counting(calls)).update()
     assert calls == [1]
-    assert not hasattr(distillation.wrap_criterion(net, object()), "update")
+    assert not hasattr(room.distillation.wrap_criterion(net, object()), "update")
+
+
+def test_soft_targets_need_cells_that_agree(net: nn.Module) -> None:
+    from compress.models.build import build_model
+
+    p6 = build_model(Path("yolov8n-p6.yaml"), {0: "square", 1: "disc", 2: "bar"}, seed=0)
+    distillation = Distillation([TeacherSpec(p6)], [CWD], Settings(soft_targets=(0.1, 0.5)))
+    with pytest.raises(CompressError, match="soft_targets"):
+        distillation.prepare(net, CPU, IMGSZ)

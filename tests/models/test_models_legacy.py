@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,11 +15,17 @@ import pytest
 import torch
 from torch import nn
 
-from compress.errors import CompressError
+from compress.data.dataset import DataSet
+from compress.errors import CompressError, RecipeError
 from compress.models.build import build_model
 from compress.models.checkpoint import foreign_names, load_checkpoint, save_checkpoint
 from compress.models.inspect import head_facts
 from compress.models.legacy import is_legacy, read_legacy
+from compress.pipeline.contract import Artifact
+from compress.pipeline.job import Job
+from compress.pipeline.links import link_steps
+from compress.pipeline.weights import weight_faults
+from compress.recipe.schema import Recipe
 
 NAMES = {0: "square", 1: "disc", 2: "bar"}
 _RENAMED = {"Conv", "C3", "SPPF", "Concat", "Bottleneck"}  # classes that both have
@@ -140,10 +147,32 @@ def test_it_cannot_be_used_as_it_is(legacy: tuple[Path, nn.Module]) -> None:
         assert words in message
 
 
+@pytest.mark.parametrize("when", ["always", "never", "classes_differ"])
+def test_a_recipe_that_trains_it_passes_the_check_before_work(
+    when: str, legacy: tuple[Path, nn.Module], dataset: DataSet
+) -> None:
+    train = None if when == "never" else {"epochs": 1}
+    stage = {"stage": "train", "when": when, "train": train}
+    values = {"version": 1, "model": "old.pt", "data": "d.yaml", "stages": [stage]}
+    of = Recipe.model_validate(values)
+    named = {"old.pt": Artifact(legacy[0], "")}
+    error = partial(RecipeError, "r.yaml")
+    job = Job(of, "r", legacy[0], (), dataset, "", named, error)  # type: ignore[arg-type]
+    faults = weight_faults(job, link_steps(of))
+    if when == "always":
+        assert faults == []
+    else:
+        (fault,) = faults
+        assert fault.path == ("model",)
+        assert "a `stage: train` that always trains" in fault.message
+
+
 def test_nothing_that_it_names_is_run(tmp_path: Path) -> None:
     file, trace = tmp_path / "bad.pt", tmp_path / "it-ran"
     command = Call(os.system, f"touch {trace}")
-    net = write_legacy(file, opt=command, hyp=[command], edit=lambda net: setattr(net, "x", command))
+    net = write_legacy(
+        file, opt=command, hyp=[command], edit=lambda net: setattr(net, "x", command)
+    )
     model = build_model(file, NAMES, 0)
     assert not trace.exists()
     with pytest.raises(CompressError, match="old YOLOv5 repository"):

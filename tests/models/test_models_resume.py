@@ -14,11 +14,10 @@ from pathlib import Path
 import pytest
 import torch
 from killed_training import Killed, KilledAt, killed
-from small_nets import IMGSZ, Silent, calibrated, settled_net
+from small_extension import LOSS, Mimic
+from small_nets import IMGSZ, Silent, calibrated
 from torch import Tensor, nn
 
-from compress.distill.extension import Distillation, FeatureTerm
-from compress.distill.losses import cwd
 from compress.models import trainer as trainer_module
 from compress.models.checkpoint import load_checkpoint, save_checkpoint
 from compress.models.trainer import (
@@ -55,7 +54,6 @@ class Case:
 
     name: str
     net: nn.Module
-    teacher: nn.Module
     images: Tensor
 
     def train(self, data: Path, folder: Path, progress: object, **arguments: object) -> Training:
@@ -66,21 +64,12 @@ class Case:
         return train(student, job(data, folder, **arguments), progress, "test", extensions)
 
     def _extensions(self) -> Sequence[TrainingExtension]:
-        if self.name == "plain":
-            return []
-        return [Distillation([deepcopy(self.teacher)], [FeatureTerm("cwd", cwd, 1.0)])]
+        return [] if self.name == "plain" else [Mimic()]
 
 
-@pytest.fixture(scope="module")
-def teacher(wide_yaml: Path, images: Tensor) -> nn.Module:
-    return settled_net(wide_yaml, images, seed=3)
-
-
-@pytest.fixture(scope="module", params=["plain", "distilled", "simulated"])
-def case(
-    request: pytest.FixtureRequest, _settled: nn.Module, teacher: nn.Module, images: Tensor
-) -> Case:
-    return Case(request.param, _settled, teacher, images)
+@pytest.fixture(scope="module", params=["plain", "extended", "simulated"])
+def case(request: pytest.FixtureRequest, _settled: nn.Module, images: Tensor) -> Case:
+    return Case(request.param, _settled, images)
 
 
 @pytest.fixture(scope="module")
@@ -111,14 +100,14 @@ def test_training_changes_what_it_should(case: Case, straight: Training) -> None
     trained = straight.weights
     assert not torch.equal(trained["model.0.conv.weight"], start["model.0.conv.weight"])
     names = {f"train/{term}" for term in ("box_loss", "cls_loss", "dfl_loss")}
-    names |= set() if case.name == "plain" else {"train/cwd_loss"}
+    names |= set() if case.name == "plain" else {f"train/{LOSS}"}
     assert names == {name for name in straight.curves if name.startswith("train/")}
     assert len(set(straight.curves["train/cls_loss"])) == 3
 
 
 @pytest.fixture(scope="module")
-def plain(_settled: nn.Module, teacher: nn.Module, images: Tensor) -> Case:
-    return Case("plain", _settled, teacher, images)
+def plain(_settled: nn.Module, images: Tensor) -> Case:
+    return Case("plain", _settled, images)
 
 
 @pytest.fixture(scope="module")

@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from small_extension import Mimic, hooks_of
 from small_nets import IMGSZ, Silent, pruned_copy
 from torch import Tensor, nn
 
-from compress.distill.extension import Distillation, FeatureTerm
-from compress.distill.losses import cwd
 from compress.errors import CompressError
 from compress.models.checkpoint import load_checkpoint, save_checkpoint
 from compress.models.inspect import conv_widths
@@ -27,14 +26,6 @@ def job(data_yaml: Path, tmp_path: Path) -> Callable[..., TrainingJob]:
         return TrainingJob(data_yaml, 16, IMGSZ, 0, "cpu", 0, tmp_path / "scratch", given)
 
     return make
-
-
-def hooks_of(model: nn.Module) -> list[str]:
-    return [
-        name
-        for name, module in model.named_modules()
-        if module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__
-    ]
 
 
 def test_a_frozen_checkpoint_is_trained(
@@ -62,8 +53,7 @@ def test_pruned_widths_survive_training(net: nn.Module, job: Callable[..., Train
 def test_weights_are_float32_on_the_cpu_and_nothing_but_the_students(
     net: nn.Module, job: Callable[..., TrainingJob]
 ) -> None:
-    distillation = Distillation([deepcopy(net)], [FeatureTerm("cwd", cwd, 1.0)])
-    weights = train(deepcopy(net), job(), Silent(), "test", [distillation]).weights
+    weights = train(deepcopy(net), job(), Silent(), "test", [Mimic()]).weights
     assert weights.keys() == net.state_dict().keys()
     assert {w.dtype for w in weights.values() if w.is_floating_point()} == {torch.float32}
     assert {str(w.device) for w in weights.values()} == {"cpu"}
@@ -104,26 +94,28 @@ def test_a_loss_that_is_no_number_stops_the_training_by_name(
 
 
 def test_a_training_that_fails_leaves_no_hooks(
-    net: nn.Module, job: Callable[..., TrainingJob]
+    net: nn.Module, job: Callable[..., TrainingJob], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    student, teacher = deepcopy(net), deepcopy(net)
+    student, extension = deepcopy(net), Mimic()
 
-    def fails(ours: Tensor, theirs: Tensor) -> Tensor:
+    def fails(images: Tensor) -> Tensor:
+        assert hooks_of(student)
         raise RuntimeError("the loss broke")
 
-    distillation = Distillation([teacher], [FeatureTerm("bad", fails, 1.0)])
+    monkeypatch.setattr(extension, "loss", fails)
     with pytest.raises(RuntimeError, match="the loss broke"):
-        train(student, job(), Silent(), "test", [distillation])
-    assert hooks_of(student) == hooks_of(teacher) == []
+        train(student, job(), Silent(), "test", [extension])
+    assert hooks_of(student) == []
+    assert student.criterion is None
+    assert extension.closed == 1
 
 
 def test_hooks_and_criterion_do_not_reach_a_checkpoint(
     net: nn.Module, job: Callable[..., TrainingJob], tmp_path: Path
 ) -> None:
-    student, teacher = deepcopy(net), deepcopy(net)
-    distillation = Distillation([teacher], [FeatureTerm("cwd", cwd, 1.0)])
-    train(student, job(), Silent(), "test", [distillation])
-    assert hooks_of(student) == hooks_of(teacher) == []
+    student = deepcopy(net)
+    train(student, job(), Silent(), "test", [Mimic()])
+    assert hooks_of(student) == []
     save_checkpoint(student, tmp_path / "student.pt")
     loaded = load_checkpoint(tmp_path / "student.pt")
     assert hooks_of(loaded) == []

@@ -132,6 +132,12 @@ def test_mosaic_ends_with_that_of_the_labelled_images(folder: Path, workers: int
     extension.close()
 
 
+def test_rectangular_batches_have_no_mosaic(folder: Path) -> None:
+    extension = begun(folder, run_of(rect=True))
+    start(extension, 0)
+    assert shades(added(extension, 8)) == 1
+
+
 def test_other_mixtures_end_at_the_same_epoch(folder: Path) -> None:
     extension = begun(folder, run_of(mosaic=0.0, mixup=1.0))
     start(extension, 1)
@@ -267,6 +273,9 @@ class Watch(TrainingExtension):
 
     def loss_names(self) -> list[str]:
         return ["score_loss"]
+
+    def keeps_last(self) -> bool:
+        return True  # whichever epoch was the best
 
 
 ARGUMENTS = {

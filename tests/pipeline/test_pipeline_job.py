@@ -88,6 +88,32 @@ def test_an_override_is_named_as_the_place(home: Path) -> None:
     assert "the test split" in fault
 
 
+def test_unlabeled_images_are_found_or_told_at_their_line(home: Path) -> None:
+    pillow = pytest.importorskip("PIL.Image")
+    given = "finetune.distill.unlabeled.images=extra"
+    (fault,) = faults(home, given)
+    assert f"override '{given}': the unlabeled images 'extra' are not there" in fault
+    text = RECIPE.replace("losses: [{kind: cwd}]", "losses: [{kind: cwd}], unlabeled: {images: x}")
+    (home / "r.yaml").write_text(text)
+    (fault,) = faults(home)
+    assert fault.startswith("r.yaml:10:87: the unlabeled images 'x' are not there")
+    (home / "x").mkdir()
+    pillow.new("RGB", (16, 16)).save(home / "x" / "a.png")
+    assert prepared(home).named["x"].path == home / "x"
+
+
+def test_own_layers_are_found_but_nothing_of_them_is_run(home: Path) -> None:
+    (home / "layers.py").write_text("from pathlib import Path\nPath('it-ran').touch()\n")
+    (fault,) = faults(home, "modules=layers.py")
+    assert f"{home / 'layers.py'} holds layers of your own" in fault
+    loaded = load_recipe(Path("r.yaml"), ["modules=layers.py"])
+    job = prepare(loaded, home / "cache", trust_modules=True)
+    assert job.modules is not None
+    assert job.modules.path == home / "layers.py"
+    assert not (home / "it-ran").exists()
+    assert prepared(home).modules is None
+
+
 def test_a_split_that_is_not_measured_may_be_missing(home: Path) -> None:
     (home / "d/data.yaml").write_text(DATA.replace("test:", "# test:"))
     assert "test" not in prepared(home, "bench.splits=[val]").data.splits

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from pipeline_fakes import Desk, fake_table, recipe
+from pipeline_fakes import NAMES, Desk, fake_table, recipe
 
 from compress.pipeline import keys
 from compress.pipeline.contract import Artifact
@@ -24,7 +24,7 @@ def material(job: Job, name: str = "finetune", table: Any = None, **inputs: str)
     return key_material(step, job, given)
 
 
-KEPT = {"base": "7de2532698009463", "prune": "beb7444883ce9ecc", "finetune": "32d92d901951f9b2"}
+KEPT = {"base": "497d531f873f553c", "prune": "beb7444883ce9ecc", "finetune": "c754185f6cda775b"}
 DISTILL = {"losses": [{"kind": "cwd"}]}
 CHANGES: dict[str, Callable[[Job], dict[str, Any]]] = {
     "train.epochs 60 -> 80": lambda job: material(
@@ -47,6 +47,12 @@ CHANGES: dict[str, Callable[[Job], dict[str, Any]]] = {
     ),
     "its input 'teacher.1' changed": lambda job: material(
         job, **{"checkpoint": "a", "teacher.0": "b", "teacher.1": "c"}
+    ),
+    "its input 'unlabeled' changed": lambda job: material(
+        job, **{"checkpoint": "a", "teacher.0": "b", "unlabeled": "c"}
+    ),
+    "the file of your own layers (`modules:`) changed": lambda job: material(
+        replace(job, modules=Artifact(job.source, "m"))
     ),
     "the stage itself changed (version 1 -> 9)": lambda job: material(
         job, table={name: replace(kind, version=9) for name, kind in fake_table().items()}
@@ -159,6 +165,24 @@ def test_whether_time_is_measured_is_in_the_key_and_other_gates_are_not(desk: De
     other = {"map50": {"max_drop": 0.1}, "back_off": {"tries": 9}}
     assert of(other) == of({})
     assert "accept.never_slower True -> False" in differences(of({}), of({"never_slower": False}))
+
+
+def test_layers_of_the_users_own_are_in_every_key_by_content(desk: Desk) -> None:
+    def of(sha: str, file: str = "a.py") -> dict[str, str]:
+        job = replace(desk.job(), modules=Artifact(desk.folder / file, sha))
+        return {name: key_of(material(job, name)) for name in NAMES}
+
+    assert of("m") == of("m", "moved.py")
+    assert not set(of("m").values()) & set(of("other").values())
+
+
+def test_the_path_of_unlabeled_images_leaves_the_key(desk: Desk) -> None:
+    def of(folder: str) -> dict[str, Any]:
+        distill = DISTILL | {"unlabeled": {"images": folder}}
+        given = {"checkpoint": "a", "teacher.0": "b", "unlabeled": "c"}
+        return material(desk.job(recipe({"finetune": {"distill": distill}})), **given)
+
+    assert of("extra") == of("/elsewhere/extra")
 
 
 def test_references_of_teachers_that_help_recover_leave_the_key(desk: Desk) -> None:

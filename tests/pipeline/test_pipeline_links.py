@@ -9,7 +9,7 @@ from pipeline_fakes import recipe
 from compress.errors import CompressError
 from compress.pipeline.contract import Artifact
 from compress.pipeline.job import written_at
-from compress.pipeline.links import FromRecipe, FromStage, link_steps, resolve_inputs
+from compress.pipeline.links import FromImages, FromRecipe, FromStage, link_steps, resolve_inputs
 from compress.recipe.schema import Recipe, SensitivityStage
 
 
@@ -82,7 +82,26 @@ def test_a_prune_stage_that_recovers_takes_its_teachers() -> None:
         "teacher.0": FromStage("base", "checkpoint"),
         "teacher.1": FromRecipe("x.pt"),
     }
-    assert written_at(of, "x.pt") == ("stages", 1, "recover", "distill", "teachers", 1)
+    assert written_at(of, "x.pt") == ("stages", 1, "recover", "distill", "teachers", 1, "model")
+
+
+def test_an_average_needs_no_file_and_unlabeled_images_are_an_input(tmp_path: Path) -> None:
+    distill = {
+        "teachers": ["ema", {"model": "x.pt", "weight": 2}],
+        "losses": [{"kind": "cwd"}],
+        "unlabeled": {"images": "extra"},
+    }
+    of = recipe({"base": {"distill": distill}}, only=["base"])
+    (step,) = (step for step in link_steps(of) if step.name == "base")
+    assert step.links == {
+        "weights": FromRecipe("n.pt"),
+        "teacher.1": FromRecipe("x.pt"),
+        "unlabeled": FromImages("extra"),
+    }
+    named = {name: Artifact(tmp_path / name, name) for name in ("n.pt", "x.pt", "extra")}
+    found = resolve_inputs(step, named, {})["unlabeled"]
+    assert found.artifact == named["extra"]
+    assert found.origin == str(tmp_path / "extra")
 
 
 def test_without_quantization_export_takes_no_ranges() -> None:

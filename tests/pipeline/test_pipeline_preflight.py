@@ -16,7 +16,12 @@ from compress.pipeline import preflight
 from compress.pipeline.contract import Artifact
 from compress.pipeline.job import Job
 from compress.pipeline.links import link_steps
-from compress.pipeline.preflight import check_before_work, check_what_can_be, device_faults
+from compress.pipeline.preflight import (
+    check_before_work,
+    check_what_can_be,
+    device_faults,
+    leak_faults,
+)
 from compress.pipeline.weights import weight_faults
 from compress.recipe.schema import Recipe
 
@@ -33,6 +38,8 @@ def opened(desk: Desk, net_yaml: Path) -> Opener:
 
     save_checkpoint(build_model(net_yaml, DATA_NAMES, 0), desk.folder / "good.pt")
     save_checkpoint(build_model(net_yaml, {0: "cell"}, 0), desk.folder / "others.pt")
+    more = {0: "bar", 1: "cell", 2: "square", 3: "disc"}
+    save_checkpoint(build_model(net_yaml, more, 0), desk.folder / "more.pt")
 
     def look(of: Recipe, **files: Path | str) -> list[str]:
         named = {f"{name}.pt": desk.folder / file for name, file in files.items()}
@@ -59,13 +66,13 @@ def test_weights_that_cannot_be_read_are_told_at_their_key(
 
 
 def test_every_bad_file_is_told(opened: Opener, desk: Desk) -> None:
-    distill = {"teachers": ["teacher", "far.pt"], "losses": [{"kind": "cwd"}]}
+    distill = {"teachers": ["teacher", "far.pt"], "losses": [{"kind": "l2"}]}
     of = recipe({"finetune": {"distill": distill}})
     faults = opened(of, n="n.pt", s="s.pt", far="others.pt")
     told = [line for line in faults if line.startswith("r.yaml")]
     assert [line.split(": ")[1] for line in told] == [
         "model",
-        "stages[3].distill.teachers[1]",
+        "stages[3].distill.teachers[1].model",
         "teacher",
     ]
 
@@ -92,11 +99,43 @@ def test_classes_are_compared_only_where_nothing_trains_them(opened: Opener) -> 
     assert any("teacher: teacher 's.pt' predicts other classes" in line for line in faults)
 
 
-def test_a_teacher_given_as_a_file_must_know_the_classes(opened: Opener) -> None:
-    distill = {"teachers": ["far.pt"], "losses": [{"kind": "cwd"}]}
-    of = recipe({"finetune": {"distill": distill}}, only=["base", "prune", "finetune"])
+def taught(**section: Any) -> Recipe:
+    """A chain whose finetune has a teacher by its file."""
+    distill = {"teachers": ["far.pt"], "losses": [{"kind": "cwd"}], **section}
+    return recipe({"finetune": {"distill": distill}}, only=["base", "prune", "finetune"])
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        {"losses": [{"kind": "cwd"}, {"kind": "l2"}]},
+        {"soft_targets": {"teacher": 0.5}},
+        {"unlabeled": {"images": "extra", "pseudo_labels": {}}},
+    ],
+    ids=["loss on outputs", "soft targets", "pseudo labels"],
+)
+def test_a_teacher_whose_scores_are_read_must_know_the_classes_by_name(
+    opened: Opener, section: dict[str, Any]
+) -> None:
+    of = taught(**section)
     assert opened(of) == []
-    assert "distill.teachers[0]: teacher 'far.pt' predicts other" in opened(of, far="others.pt")[0]
+    assert opened(of, far="more.pt") == []  # more classes, in another order
+    assert opened(of, far="others.pt")[:3] == [
+        "r.yaml: stages[2].distill.teachers[0].model: teacher 'far.pt' lacks 3 of the data's "
+        "classes: square, disc, bar.",
+        "  it predicts: cell",
+        "  data: square, disc, bar",
+    ]
+
+
+def test_an_online_teacher_must_have_the_very_classes(opened: Opener) -> None:
+    of = taught(teachers=[{"model": "far.pt", "online": True}])
+    assert opened(of) == []
+    assert "teachers[0].model: teacher 'far.pt' predicts other" in opened(of, far="more.pt")[0]
+
+
+def test_features_need_no_classes(opened: Opener) -> None:
+    assert opened(taught(), far="others.pt") == []
 
 
 def test_layers_that_match_nothing_are_told_with_their_line(opened: Opener) -> None:
@@ -114,6 +153,46 @@ def test_layers_that_match_nothing_are_told_with_their_line(opened: Opener) -> N
     assert "model.0.conv" in first
     assert floor.startswith("r.yaml: stages[2].min_channels.model.1x: 'model.1x' matches no")
     assert second.startswith("r.yaml: stages[4].float_layers[1]: 'modle.*' matches")
+
+
+def picture(file: Path, shade: int) -> Path:
+    pillow = pytest.importorskip("PIL.Image")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    pillow.new("RGB", (16, 16), (shade, 0, 0)).save(file)
+    return file
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_unlabeled_images_must_not_be_measured_on(desk: Desk, split: str) -> None:
+    own, extra = desk.folder / "d", desk.folder / "extra"
+    picture(extra / "new.png", 1)
+    picture(extra / "more" / "renamed.png", 2)
+    splits = {name: (picture(own / f"{name}.png", 3),) for name in ("train", "val", "test")}
+    splits[split] += (picture(own / "same.png", 2),)
+    distill = {"losses": [{"kind": "cwd"}], "unlabeled": {"images": "extra"}}
+    job = desk.job(recipe({"finetune": {"distill": distill}}))
+    named = {**job.named, "extra": Artifact(extra, "")}
+    job = replace(job, data=replace(job.data, splits=splits), named=named)
+    faults = leak_faults(job, link_steps(job.recipe), desk.folder / "cache")
+    if split == "train":
+        assert faults == []
+        return
+    (fault,) = faults
+    assert fault.path == ("stages", 3, "distill", "unlabeled", "images")
+    assert fault.message.startswith(
+        f"1 of these images are in the {split} split too, such as {extra / 'more/renamed.png'}: "
+    )
+
+
+def test_layers_of_the_users_own_that_cannot_be_run_are_told(desk: Desk) -> None:
+    pytest.importorskip("ultralytics")
+    file = desk.folder / "my_broken_layers.py"
+    file.write_text("import torch\n1 / 0\n")
+    of = recipe(only=["base"], model="n.yaml", modules=file.name)
+    job = replace(desk.job(of), modules=Artifact(file, ""))
+    (fault,) = weight_faults(job, link_steps(of))
+    assert fault.path == ("modules",)
+    assert fault.message.startswith(f"{file}:2: cannot be imported (ZeroDivisionError")
 
 
 def test_model_yamls_are_not_opened(desk: Desk) -> None:

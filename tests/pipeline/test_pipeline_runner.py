@@ -296,7 +296,8 @@ def test_resolved_recipe_names_the_files_of_teachers_that_help_recover(desk: Des
     recover = {"train": {"epochs": 1}, "distill": distill}
     desk.run(recipe({"prune": {"steps": 2, "recover": recover}}, only=["base", "prune"]))
     prune = yaml.safe_load((desk.place.run / "recipe.yaml").read_text())["stages"][1]
-    assert prune["recover"]["distill"]["teachers"] == [str(desk.folder / "s.pt")]
+    (teacher,) = prune["recover"]["distill"]["teachers"]
+    assert teacher["model"] == str(desk.folder / "s.pt")
 
 
 def test_a_gate_of_time_that_is_missed_keeps_the_result(desk: Desk) -> None:

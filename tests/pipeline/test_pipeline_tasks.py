@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from drawn_tasks import draw_task_data
@@ -56,17 +57,86 @@ def test_pose_needs_keypoints_in_the_data(desk: Desk, tmp_path: Path) -> None:
 def test_methods_for_detection_alone_are_named_by_their_stage(desk: Desk, tmp_path: Path) -> None:
     data = draw_task_data(tmp_path, "segment")
     faults = told(desk, recipe(), data, "segment")
-    assert any("'finetune' cannot distil a model for 'segment' yet" in fault for fault in faults)
     assert any("'qat' cannot quantize a model for 'segment' yet" in fault for fault in faults)
 
 
-def test_a_teacher_of_another_task_is_told(desk: Desk, tmp_path: Path) -> None:
-    of, data = recipe(), draw_task_data(tmp_path, "detect")
-    faults = told(desk, of, data, "detect", **{"s.pt": HeadFacts("pose", False)})
-    assert faults == [
-        "r.yaml: teacher: made for the task 'pose', the recipe's model for 'detect'. Take models "
-        "of one task"
-    ]
+def distilling(**section: Any) -> Recipe:
+    """A chain whose finetune has this distill section."""
+    section = {"losses": [{"kind": "cwd"}], **section}
+    return recipe({"finetune": {"distill": section}}, only=CHAIN)
+
+
+@pytest.mark.parametrize("task", ["detect", "segment", "pose", "obb"])
+def test_distillation_suits_every_task_with_boxes(task: str, desk: Desk, tmp_path: Path) -> None:
+    data, teacher = draw_task_data(tmp_path, task), HeadFacts(task, False)
+    own = {"segment": "masks", "pose": "keypoints", "obb": "angle"}.get(task, "l2")
+    of = distilling(losses=[{"kind": "cwd"}, {"kind": "bce"}, {"kind": own}], teachers=["far.pt"])
+    assert told(desk, of, data, task, **{"far.pt": teacher}) == []
+
+
+@pytest.mark.parametrize("teacher", ["s.pt", "far.pt"])
+def test_a_teacher_of_another_task_may_lend_its_features(
+    teacher: str, desk: Desk, tmp_path: Path
+) -> None:
+    of = distilling(teachers=["teacher" if teacher == "s.pt" else teacher])
+    data = draw_task_data(tmp_path, "segment")
+    assert told(desk, of, data, "segment", **{teacher: HeadFacts("detect", False)}) == []
+
+
+READ = {
+    "losses": {"losses": [{"kind": "cwd"}, {"kind": "bckd"}]},
+    "online": {"teachers": [{"model": "far.pt", "online": True}]},
+    "soft targets": {"soft_targets": {}},
+    "pseudo labels": {"unlabeled": {"images": "extra", "pseudo_labels": {}}},
+    "difficulty": {"difficulty": True},
+}
+
+
+@pytest.mark.parametrize("section", READ.values(), ids=READ.keys())
+def test_what_a_teacher_of_another_task_predicts_cannot_be_read(
+    section: dict[str, Any], desk: Desk, tmp_path: Path
+) -> None:
+    of = distilling(**{"teachers": ["far.pt"], **section})
+    data = draw_task_data(tmp_path, "detect")
+    (fault,) = told(desk, of, data, "detect", **{"far.pt": HeadFacts("segment", False)})
+    assert fault.startswith(
+        "r.yaml: stages[2].distill.teachers[0].model: made for the task 'segment', the recipe's "
+        "model for 'detect': only losses on features can compare them"
+    )
+
+
+def test_a_classifier_is_no_teacher(desk: Desk, tmp_path: Path) -> None:
+    data = draw_task_data(tmp_path, "detect")
+    of = distilling(teachers=["far.pt"])
+    (fault,) = told(desk, of, data, "detect", **{"far.pt": HeadFacts("classify", False)})
+    assert fault.startswith("r.yaml: stages[2].distill.teachers[0].model: made for the task 'class")
+
+
+@pytest.mark.parametrize(
+    ("loss", "task"), [("masks", "segment"), ("keypoints", "pose"), ("angle", "obb")]
+)
+def test_losses_of_one_task_are_told_at_their_kind(
+    loss: str, task: str, desk: Desk, tmp_path: Path
+) -> None:
+    of = distilling(losses=[{"kind": "cwd"}, {"kind": loss}], teachers=["base"])
+    (fault,) = told(desk, of, draw_task_data(tmp_path, "detect"), "detect")
+    assert fault == (
+        f"r.yaml: stages[2].distill.losses[1].kind: '{loss}' compares models for '{task}', the "
+        "recipe's is for 'detect'. Take it out"
+    )
+
+
+def test_only_detectors_learn_together(desk: Desk, tmp_path: Path) -> None:
+    of = distilling(teachers=[{"model": "far.pt", "online": True}])
+    data = draw_task_data(tmp_path, "segment")
+    (fault,) = told(desk, of, data, "segment", **{"far.pt": HeadFacts("segment", False)})
+    assert fault.startswith("r.yaml: stages[2].distill.teachers[0].online: a teacher of a model")
+
+
+def test_labels_must_suit_the_teacher_that_is_trained_on_them(desk: Desk, tmp_path: Path) -> None:
+    data = draw_task_data(tmp_path, "detect")
+    (fault,) = told(desk, recipe(), data, "detect", **{"s.pt": HeadFacts("pose", False)})
+    assert fault.startswith("r.yaml: data: does not suit a model for 'pose': ")
 
 
 def test_model_yamls_tell_their_task_without_heavy_libraries(desk: Desk, tmp_path: Path) -> None:

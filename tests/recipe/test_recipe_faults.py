@@ -113,8 +113,8 @@ BAD = {
     "listed twice": (
         "teachers: [teacher]",
         "teachers: [base, base]",
-        "13:17",
-        "names 'base' twice",
+        "12:14",
+        "stages[1].distill: teachers: names 'base' twice",
     ),
     "bad name": ("- stage: export", "- stage: export\n    name: My Export", "22:11", "a-z, 0-9"),
     "unknown training argument": (
@@ -245,6 +245,79 @@ BAD |= {
         "accept: {map50: {max_drop: 0.1}, back_off: {tries: 0}}",
         "16:56",
         "must be at least 1, got 0",
+    ),
+}
+
+
+CWD = "{kind: cwd, temperature: 2.0}"
+TEACHERS = "teachers: [teacher]"
+
+# the same for the keys of distillation; the losses begin at line 15
+BAD |= {
+    "unknown loss": (CWD, "{kind: cwdd}", "15:18", "unknown kind 'cwdd'; did you mean 'cwd'?"),
+    "loss without a kind": (CWD, "{weight: 1.0}", "15:11", "losses[0].kind: missing; one of cwd"),
+    "key of another loss": (CWD, "{kind: cwd, masked: 0.5}", "15:23", "masked: unknown key; known"),
+    "a weight of nothing": (CWD, "{kind: l2, weight: 0}", "15:30", "must be greater than 0, got 0"),
+    "a cold temperature": (
+        "temperature: 2.0",
+        "temperature: 0",
+        "15:36",
+        "temperature: must be gr",
+    ),
+    "a warming temperature": (
+        "temperature: 2.0",
+        "temperature: {start: 2, drop: 1, least: 3}",
+        "15:36",
+        "temperature: `least` is above `start`",
+    ),
+    "unknown key of a temperature": (
+        "temperature: 2.0",
+        "temperature: {start: 2, evry: 3}",
+        "15:47",
+        "temperature.evry: unknown key; did you mean 'every'",
+    ),
+    "a stop before the start": (
+        CWD,
+        "{kind: cwd, start: 4, stop: 4}",
+        "15:11",
+        "losses[0]: `stop` (4) must come after `start` (4)",
+    ),
+    "teachers without layers of their own": (
+        CWD,
+        "{kind: cwd, at: [4, 6], teacher_at: [4]}",
+        "15:11",
+        "`teacher_at` needs an `at:` list with as many layers",
+    ),
+    "a teacher of no weight": (
+        TEACHERS,
+        "teachers: [{model: base, weight: 0}]",
+        "13:40",
+        "teachers[0].weight: must be greater than 0, got 0",
+    ),
+    "a teacher without a model": (
+        TEACHERS,
+        "teachers: [{weight: 1.0}]",
+        "13:18",
+        "teachers[0].model: missing",
+    ),
+    "an average that is trained": (
+        TEACHERS,
+        "teachers: [{model: ema, online: true}]",
+        "13:18",
+        "`ema` follows the student: it cannot be `online`",
+    ),
+    "no images": (TEACHERS, "unlabeled: {batch: 4}", "13:7", "unlabeled.images: missing"),
+    "sure of everything": (
+        TEACHERS,
+        "unlabeled: {images: x, pseudo_labels: {confidence: 1.0}}",
+        "13:57",
+        "confidence: must be less than 1",
+    ),
+    "no layers of one's own": (
+        "data: set.yaml",
+        "data: set.yaml\nmodules: ''",
+        "6:10",
+        "not be em",
     ),
 }
 

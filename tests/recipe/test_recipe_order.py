@@ -107,6 +107,19 @@ BAD = {
         "7:26",
         "a teacher is an earlier stage or a .pt file",
     ),
+    "unknown teacher in a mapping": (
+        PRUNE
+        + TUNE
+        + "    distill: {teachers: [{weight: 2, model: prun}], losses: [{kind: cwd}]}\n",
+        "9:46",
+        "teachers[0].model: no stage is named 'prun'; did you mean 'prune'?",
+    ),
+    "an average by another name": (
+        TUNE + CWD.replace("{losses", "{teachers: [ema, emma], losses"),
+        "7:31",
+        "teachers[1]: no stage is named 'emma'",
+    ),
+    "a stage named as the average": (PRUNE + "    name: ema\n", "7:11", "'ema' is reserved"),
     "teacher stage without a teacher": (
         TRAIN + TRAIN + "    role: teacher\n",
         "7:5",
@@ -134,6 +147,32 @@ def test_a_model_yaml_must_be_trained(tmp_path: Path, stages: str) -> None:
     (line,) = faults(tmp_path, head + stages)
     assert line.startswith("recipe.yaml:2:8: model: a model yaml has no trained weights")
     load(tmp_path, head + TRAIN + PRUNE)
+
+
+def test_a_teacher_that_is_trained_later_is_told(tmp_path: Path) -> None:
+    head = HEAD.replace("base.pt", "base.pt\nteacher: big.pt")
+    own = "  - stage: train\n    role: teacher\n    train: {epochs: 1}\n"
+    (line,) = faults(
+        tmp_path, head + TRAIN + CWD.replace("{losses", "{teachers: [teacher], losses") + own
+    )
+    assert line == (
+        "recipe.yaml:8:26: stages[0].distill.teachers[0]: the teacher is trained later (line 9); "
+        "move it before 'base' (line 6)"
+    )
+    load(tmp_path, head + own + TRAIN + CWD)
+
+
+def test_a_teacher_that_helps_train_the_base_is_put_before_it(tmp_path: Path) -> None:
+    head = HEAD.replace("base.pt", "base.pt\nteacher: big.pt")
+    stages = load(tmp_path, head + TRAIN + CWD).recipe.stages
+    assert [stage.name for stage in stages] == ["teacher", "base"]
+
+
+def test_an_average_needs_no_teacher(tmp_path: Path) -> None:
+    stages = load(
+        tmp_path, HEAD + TRAIN + CWD.replace("{losses", "{teachers: [ema], losses")
+    ).recipe
+    assert [stage.name for stage in stages.stages] == ["base"]
 
 
 def test_a_teacher_yaml_must_be_trained_where_it_teaches(tmp_path: Path) -> None:
@@ -200,3 +239,105 @@ def test_bench_checks_no_alignment_where_nothing_is_pruned(tmp_path: Path) -> No
     bench = load(tmp_path, HEAD + EXPORT + BENCH).recipe.stages[-1]
     assert bench.stage == "bench"
     assert bench.align is None
+
+
+# (train, distill, line:column, words): what would never act; line 6 is train, line 7 distill
+LESSONS = {
+    "starts behind the end": (
+        "epochs: 30",
+        "losses: [{kind: cwd, start: 30}]",
+        "7:42",
+        "losses[0].start: the training has 30 epochs, counted from 0, so this loss would never act",
+    ),
+    "mosaic is never closed": (
+        "epochs: 30, close_mosaic: 0",
+        "losses: [{kind: cwd, stop: close_mosaic}]",
+        "7:41",
+        "losses[0].stop: `close_mosaic: 0` keeps mosaic on, so it would never stop",
+    ),
+    "there is no mosaic": (
+        "epochs: 30, mosaic: 0.0",
+        "losses: [{kind: cwd}, {kind: l2, stop: close_mosaic}]",
+        "7:53",
+        "losses[1].stop: `mosaic: 0` makes no mosaic, so it would never stop",
+    ),
+    "mosaic is closed before it begins": (
+        "epochs: 30",
+        "losses: [{kind: cwd, start: 20, stop: close_mosaic}]",
+        "7:52",
+        "mosaic is off from epoch 20 on (`close_mosaic: 10` of 30 epochs)",
+    ),
+    "a level that is no stride": (
+        "epochs: 1",
+        "losses: [{kind: cwd, levels: [8, 12]}]",
+        "7:47",
+        "losses[0].levels[1]: 12 is no stride of a detector",
+    ),
+    "a level twice": (
+        "epochs: 1",
+        "losses: [{kind: cwd, levels: [8, 16, 8]}]",
+        "7:51",
+        "names 8 twice",
+    ),
+    "a head that nothing trains": (
+        "epochs: 1",
+        "labels: 0, losses: [{kind: cwd}, {kind: at}]",
+        "7:23",
+        "distill.labels: without labels",
+    ),
+    "a phase without its loss": (
+        "epochs: 2",
+        "losses: [{kind: l2}], phases: [{epochs: 1, learn: [features]}, {epochs: 1, learn: "
+        "[outputs]}]",
+        "7:66",
+        "phases[0].learn[0]: no loss is on features",
+    ),
+    "a phase without labels": (
+        "epochs: 1",
+        "labels: 0.0, losses: [{kind: l2}], phases: [{epochs: 1, learn: [outputs, labels]}]",
+        "7:88",
+        "learn[1]: `labels: 0` is set",
+    ),
+    "a phase that names a source twice": (
+        "epochs: 1",
+        "losses: [{kind: l2}], phases: [{epochs: 1, learn: [outputs, outputs]}]",
+        "7:75",
+        "names 'outputs' twice",
+    ),
+    "a loss without a phase": (
+        "epochs: 1",
+        "losses: [{kind: l2}, {kind: cwd}], phases: [{epochs: 1, learn: [outputs, labels]}]",
+        "7:43",
+        "losses[1].kind: no phase learns from features, so this loss would never act",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", LESSONS.values(), ids=LESSONS.keys())
+def test_a_lesson_that_would_never_act_is_told(
+    tmp_path: Path, case: tuple[str, str, str, str]
+) -> None:
+    train, distill, place, words = case
+    stage = f"  - stage: finetune\n    train: {{{train}}}\n"
+    stage += f"    distill: {{{distill}, teachers: [base]}}\n"
+    (line,) = faults(tmp_path, HEAD + stage)
+    assert line.startswith(f"recipe.yaml:{place}: stages[0].distill.")
+    assert words in line
+
+
+def test_lessons_of_recovery_are_looked_at_too(tmp_path: Path) -> None:
+    recover = RECOVER.replace(
+        "{losses: [{kind: cwd}]}", "{teachers: [base], losses: [{kind: cwd, start: 1}]}"
+    )
+    (line,) = faults(tmp_path, HEAD + PRUNE + recover)
+    assert "recover.distill.losses[0].start: the training has 1 epochs" in line
+
+
+def test_good_lessons(tmp_path: Path) -> None:
+    train = "  - stage: finetune\n    train: {epochs: 30, close_mosaic: 5}\n    distill:\n"
+    losses = (
+        "      teachers: [ema, base]\n      losses:\n        - {kind: cwd, stop: close_mosaic}\n"
+    )
+    late = "        - {kind: l2, start: 24, stop: close_mosaic, levels: [4, 64]}\n"
+    phases = "      phases: [{epochs: 10, learn: [features]}, {epochs: 20, learn: [outputs]}]\n"
+    load(tmp_path, HEAD + train + losses + late + phases)

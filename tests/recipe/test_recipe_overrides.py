@@ -63,7 +63,7 @@ def test_an_override_leaves_other_uses_of_an_anchor_alone(
     tmp_path: Path, stage: str, index: int
 ) -> None:
     given = f"{stage}.distill.losses.0.temperature=5"
-    path = f"stages.{index}.distill.losses.0.temperature"
+    path = f"stages.{index}.distill.losses.0.temperature.start"
     assert changed(tmp_path, given) == {path: 5.0}
 
 

@@ -13,7 +13,13 @@ import yaml
 from compress.data.dataset import load_dataset
 from compress.errors import CompressError
 from compress.models import download, shipped
-from compress.recipe.references import resolve_data, resolve_model
+from compress.recipe.references import (
+    list_images,
+    resolve_data,
+    resolve_images,
+    resolve_model,
+    resolve_modules,
+)
 
 MODEL_YAML = "backbone: []\nhead: []\n"
 DATA = {"train": "images/train", "val": "images/val", "names": {0: "cell"}}
@@ -344,3 +350,72 @@ def test_images_that_ultralytics_cannot_fetch_are_not_offered(places: Path, pack
         )
         assert "--download" not in message
         assert "are not there" in message
+
+
+def pictures(folder: Path, *names: str) -> Path:
+    pillow = pytest.importorskip("PIL.Image")
+    for number, name in enumerate(names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        pillow.new("RGB", (16, 16), (number, 0, 0)).save(folder / name)
+    return folder
+
+
+@pytest.mark.parametrize("home", ["here", "recipes"])
+def test_unlabeled_images_are_found_from_here_and_from_the_recipe(places: Path, home: str) -> None:
+    folder = pictures(places / home / "extra", "a.png", "deep/b.jpg")
+    (folder / "notes.txt").write_text("none")
+    found = resolve_images("extra", places / "recipes", places / "memo.json")
+    assert found.path == folder
+    assert [image.name for image in list_images(folder)] == ["a.png", "b.jpg"]
+
+
+def test_the_hash_of_unlabeled_images_is_of_names_and_contents(places: Path) -> None:
+    def of(folder: str) -> str:
+        return resolve_images(folder, places, places / "memo.json").sha256
+
+    pictures(places / "here" / "one", "a.png", "deep/b.png")
+    pictures(places / "here" / "two", "a.png", "deep/b.png")
+    first = of("one")
+    assert of("two") == first
+    (places / "here/two/a.png").rename(places / "here/two/c.png")
+    assert of("two") != first
+    pictures(places / "here" / "one", "deep/b.png")  # another shade
+    assert of("one") != first
+
+
+def test_a_list_of_images_counts_from_its_folder(places: Path) -> None:
+    pictures(places / "far", "a.png", "b.png")
+    listing = places / "far" / "some.txt"
+    listing.write_text("\nb.png\n./a.png\n")
+    assert [image.name for image in list_images(listing)] == ["a.png", "b.png"]
+    found = resolve_images("far/some.txt", places, places / "memo.json")
+    assert found.path == listing
+    listing.write_text("a.png\ngone.png\n")
+    words = failure(lambda: resolve_images("far/some.txt", places, places / "memo.json"))
+    assert words == f"{listing}:2: no such image: {places / 'far' / 'gone.png'}"
+
+
+def test_unlabeled_images_that_are_not_there_are_told(places: Path) -> None:
+    def told(ref: str) -> str:
+        return failure(lambda: resolve_images(ref, places / "recipes", places / "memo.json"))
+
+    assert told("extra").startswith("the unlabeled images 'extra' are not there. Looked for:\n")
+    assert str(places / "recipes" / "extra") in told("extra")
+    (places / "here" / "extra").mkdir()
+    assert told("extra").startswith(f"no image in {places / 'here' / 'extra'}: ")
+    (places / "here" / "extra" / "a.png").write_text("no picture")
+    assert told("extra").startswith("none of the 1 images in ")
+    assert "a.png: not an image" in told("extra")
+    pictures(places / "here" / "extra", "b.png")
+    resolve_images("extra", places / "recipes", places / "memo.json")  # one is enough
+
+
+def test_a_file_of_layers_is_looked_for_beside_the_recipe_first(places: Path) -> None:
+    for home in ("here", "recipes"):
+        (places / home / "blocks.py").write_text(f"raise SystemExit('{home} was run')")
+    found = resolve_modules("blocks.py", places / "recipes")
+    assert found.path == places / "recipes" / "blocks.py"
+    assert found.sha256 == hashlib.sha256(found.path.read_bytes()).hexdigest()
+    found.path.unlink()
+    assert resolve_modules("blocks.py", places / "recipes").path == places / "here" / "blocks.py"
+    assert failure(lambda: resolve_modules("blocks", places)) == "'blocks' is no Python file (.py)"
