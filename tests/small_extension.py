@@ -110,13 +110,6 @@ class BreaksOnOne(Mimic):
         return value * float("nan") if broken else value
 
 
-class StillNorm(nn.BatchNorm2d):
-    """Never in training mode: images do not see each other."""
-
-    def train(self, mode: bool = True) -> nn.Module:
-        return super().train(False)
-
-
 class _Criterion:
     def __init__(self, owner: Mimic, base: Any) -> None:
         self.owner = owner

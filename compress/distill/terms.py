@@ -37,7 +37,7 @@ class TermSpec:
     @property
     def source(self) -> Source:
         """What it learns from."""
-        return "outputs" if self.kind in _OUTPUT_LOSSES or self.kind == "crosskd" else "features"
+        return "outputs" if self.kind in OUTPUT_LOSSES or self.kind == "crosskd" else "features"
 
     @property
     def loss_name(self) -> str:
@@ -90,7 +90,7 @@ class FeatureTerm(Term):
     def __init__(self, spec: TermSpec, pairs: Sequence[Pair]) -> None:
         super().__init__(spec)
         self.pairs = list(pairs)
-        self.losses = nn.ModuleList(_LEVEL_LOSSES[spec.kind](spec, pair) for pair in pairs)
+        self.losses = nn.ModuleList(LEVEL_LOSSES[spec.kind](spec, pair) for pair in pairs)
 
     @property
     def student_layers(self) -> list[str]:
@@ -203,7 +203,7 @@ class OutputTerm(Term):
 
     def __init__(self, spec: TermSpec) -> None:
         super().__init__(spec)
-        self.loss = partial(_OUTPUT_LOSSES[spec.kind], **spec.options)
+        self.loss = partial(OUTPUT_LOSSES[spec.kind], **spec.options)
 
     def forward(self, seen: Seen, temperature: float | None) -> Tensor:
         """The loss of each image, (N,)."""
@@ -227,7 +227,7 @@ def common_cells(
     )
 
 
-_LEVEL_LOSSES: Mapping[str, type[LevelLoss]] = MappingProxyType(
+LEVEL_LOSSES: Mapping[str, type[LevelLoss]] = MappingProxyType(
     {
         "cwd": _Cwd,
         "mimic": _Mimic,
@@ -238,7 +238,7 @@ _LEVEL_LOSSES: Mapping[str, type[LevelLoss]] = MappingProxyType(
         "attention": _Attention,
     }
 )
-_OUTPUT_LOSSES: Mapping[str, LossOfOutputs] = MappingProxyType(
+OUTPUT_LOSSES: Mapping[str, LossOfOutputs] = MappingProxyType(
     {
         "l1": outputs.l1,
         "l2": outputs.l2,

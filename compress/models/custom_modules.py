@@ -36,7 +36,7 @@ def custom_modules(file: Path | None) -> Iterator[None]:
     Raises:
         CompressError: the file cannot be run, defines no layer, or takes a name that is in use.
     """
-    if file is None or _is_loaded(file):
+    if file is None or _is_known(file):
         yield
         return
     module = _run(file)
@@ -55,9 +55,12 @@ def custom_modules(file: Path | None) -> Iterator[None]:
         sys.modules.pop(module.__name__, None)
 
 
-def _is_loaded(file: Path) -> bool:
-    loaded = getattr(sys.modules.get(file.stem), "__file__", None)
-    return loaded is not None and Path(loaded) == file.absolute()
+def _is_known(file: Path) -> bool:
+    """Whether an outer block has put the file's layers where ultralytics looks."""
+    module = sys.modules.get(file.stem)
+    if module is None or getattr(module, "__file__", None) != str(file.absolute()):
+        return False
+    return any(getattr(tasks, layer.__name__, None) is layer for layer in _classes(module))
 
 
 def _run(file: Path) -> ModuleType:

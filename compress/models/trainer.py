@@ -7,17 +7,22 @@ nothing of it reaches a checkpoint.
 
 from __future__ import annotations
 
+import pickle
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from ultralytics.nn import tasks
 from ultralytics.utils import RANK
 from ultralytics.utils.torch_utils import unwrap_model
 
 from compress.errors import CompressError
+from compress.models.custom_modules import custom_modules
 from compress.models.extension import TrainingExtension, TrainingRun
 from compress.models.parallel import (
     ParallelTrainer,
@@ -51,6 +56,7 @@ __all__ = [
 ]
 
 STOCK_NORM = 10.0  # what ultralytics clips gradients to
+_STOCK_LAYERS = ("ultralytics", "torch", "torchvision")
 
 
 @dataclass
@@ -299,7 +305,8 @@ def train(
             else:
                 log = job.folder / "ultralytics" / "results.csv"
                 log.unlink(missing_ok=True)  # each process would try to, but the first
-                run_together(_train_here, (student, job, extensions), job.ranks, bar)
+                packed = pickle.dumps((student, job, extensions))
+                run_together(_train_apart, (_own_layers(), packed), job.ranks, bar)
     state = read_state(job.folder / "state.pt")
     weights = read_state(job.folder / "best_weights.pt")
     if state is None or weights is None:
@@ -336,3 +343,18 @@ def _train_here(
                 f"Training ran out of memory with batches of {trainer.batch_size} images: "
                 f"{str(error).splitlines()[0]} Lower `batch` or `imgsz`."
             ) from error
+
+
+def _own_layers() -> Path | None:
+    """The file that ``custom_modules`` has loaded, if any."""
+    layers = [v for v in vars(tasks).values() if isinstance(v, type) and issubclass(v, nn.Module)]
+    modules = {v.__module__ for v in layers if v.__module__.split(".")[0] not in _STOCK_LAYERS}
+    files = [sys.modules[name].__file__ for name in modules]
+    return Path(files[0]) if files and files[0] else None
+
+
+def _train_apart(layers: Path | None, packed: bytes, bar: Task | None) -> None:
+    """Train in a new process, which does not know the user's own layers yet."""
+    with custom_modules(layers):
+        student, job, extensions = pickle.loads(packed)
+        _train_here(student, job, extensions, bar)

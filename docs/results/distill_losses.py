@@ -59,7 +59,9 @@ def ours(out: Path, way: str, seed: int, given: argparse.Namespace) -> dict[str,
     }
 
 
-def theirs(out: Path, seed: int, given: argparse.Namespace, like: Mapping[str, Any]) -> dict[str, Any]:
+def theirs(
+    out: Path, seed: int, given: argparse.Namespace, like: Mapping[str, Any]
+) -> dict[str, Any]:
     """Train by ultralytics' command line with ``distill_model=``, with the settings of ``like``."""
     folder = out / f"ultralytics-{seed}"
     best = folder / "weights" / "best.pt"
@@ -121,7 +123,11 @@ def main() -> None:
     parser.add_argument("--set", nargs="*", default=[], help="overrides of the recipe")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
-    given.teacher, given.data, out = given.teacher.resolve(), given.data.resolve(), given.out.resolve()
+    given.teacher, given.data, out = (
+        given.teacher.resolve(),
+        given.data.resolve(),
+        given.out.resolve(),
+    )
     file = HERE / f"{given.name}.json"
     results: dict[str, list[dict[str, Any]]] = {}
     for seed in given.seeds:

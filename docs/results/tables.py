@@ -19,7 +19,12 @@ from compress.report.tables import Table, summary
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-DOCUMENTS = (ROOT / "README.md", ROOT / "recipes" / "README.md", ROOT / "docs" / "pruning.md")
+DOCUMENTS = (
+    ROOT / "README.md",
+    ROOT / "recipes" / "README.md",
+    ROOT / "docs" / "pruning.md",
+    ROOT / "docs" / "distillation.md",
+)
 _MARKED = re.compile(r"(<!-- table: ([\w.-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 # what only the machine that ran it knows, or what is too long to keep
 _DROPPED = {"recipe_file", "curves", "channels", "path", "from"}

@@ -113,7 +113,8 @@ def test_an_epoch_may_have_a_learning_rate_of_its_own(
     warm = [rates for epoch, rates in steps if epoch == 0][-1]
     share = (batches - 1) / batches
     weight = pytest.approx(share * 0.004)
-    assert warm == [pytest.approx(0.1 + share * (0.004 - 0.1)), weight, weight, weight]
+    bias = pytest.approx(0.1 + share * (0.004 - 0.1))
+    assert warm == [weight, weight, bias, weight]
     scheduled = 0.002 * ((1 - 1 / 3) * 0.9 + 0.1)
     assert [rates for epoch, rates in steps if epoch == 1][-1] == [pytest.approx(scheduled)] * 4
     assert [rates for epoch, rates in steps if epoch == 2][-1] == [pytest.approx(0.0005)] * 4

@@ -1,12 +1,8 @@
-"""Several processes train as one would, and end together. Run here on two CPU processes."""
+"""Several processes train as one would. Run here on two CPU processes."""
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-import time
+from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -14,14 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 from killed_training import Killed, KilledAt, killed
-from small_extension import LOSS, Alone, BreaksOnOne, Mimic, StillNorm
+from small_extension import LOSS, Alone, BreaksOnOne, Mimic
 from small_nets import IMGSZ, Silent
 from torch import nn
+from ultralytics.nn import tasks
 
 from compress.errors import CompressError
-from compress.models.processes import run_together
+from compress.models.custom_modules import custom_modules
 from compress.models.trainer import Training, TrainingExtension, TrainingJob, train
-from compress.progress import Task
 
 AS_DRAWN = dict.fromkeys(
     ("mosaic", "hsv_h", "hsv_s", "hsv_v", "translate", "scale", "fliplr", "erasing"), 0.0
@@ -45,10 +41,32 @@ def left_by(folder: Path) -> list[dict[str, dict[str, torch.Tensor]]]:
     return [torch.load(folder / f"{rank}.left") for rank in range(2)]
 
 
-def test_two_processes_train_as_one_does(net: nn.Module, job: TrainingJob, tmp_path: Path) -> None:
-    # one batch is the whole split, seen as drawn, by norms that keep their statistics
-    for norm in [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]:
-        norm.__class__ = StillNorm
+# layers of the user's own: here norms that keep their statistics, so that images, however they
+# are shared, do not see each other
+STILL = """\
+from torch import nn
+
+class StillNorm(nn.BatchNorm2d):
+    def train(self, mode=True):
+        return super().train(False)
+"""
+
+
+@pytest.fixture
+def still_net(net: nn.Module, tmp_path: Path) -> Iterator[nn.Module]:
+    file = tmp_path / "still_layers.py"
+    file.write_text(STILL)
+    with custom_modules(file):
+        for norm in [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]:
+            norm.__class__ = tasks.StillNorm
+        yield net
+
+
+def test_two_processes_train_as_one_does(
+    still_net: nn.Module, job: TrainingJob, tmp_path: Path
+) -> None:
+    net = still_net
+    # one batch is the whole split, seen as drawn
     arguments = {"epochs": 3, "batch": 16, "optimizer": "SGD", "lr0": 0.02, "warmup_epochs": 0}
     job = replace(job, arguments={**arguments, **AS_DRAWN})
     (tmp_path / "one").mkdir()
@@ -100,102 +118,3 @@ def test_what_cannot_be_shared_is_refused(
     with pytest.raises(CompressError, match=words):
         run(net, replace(job, arguments={**ARGUMENTS, **arguments}), Mimic())
     assert not job.folder.exists()
-
-
-class Counted:
-    def __init__(self) -> None:
-        self.told: list[tuple[int, str]] = []
-
-    def advance(self, steps: int = 1, note: str = "") -> None:
-        self.told.append((steps, note))
-
-
-def report(folder: Path, bar: Task | None) -> None:
-    (folder / os.environ["RANK"]).write_text(os.environ["WORLD_SIZE"])
-    if bar is not None:
-        bar.advance(2, "half")
-        bar.advance(1)
-
-
-def test_the_first_process_reports(tmp_path: Path) -> None:
-    counted, before = Counted(), dict(os.environ)
-    run_together(report, (tmp_path,), 2, counted)
-    assert counted.told == [(2, "half"), (1, "")]
-    assert [(tmp_path / name).read_text() for name in "01"] == ["2", "2"]
-    assert dict(os.environ) == before
-
-
-def fail(how: str, folder: Path, bar: Task | None) -> None:
-    del bar
-    (folder / os.environ["RANK"]).write_text(str(os.getpid()))
-    if os.environ["RANK"] == "0":
-        time.sleep(300)
-    if how == "fault":
-        raise CompressError("the second is to blame")
-    if how == "crash":
-        raise ValueError("our own mistake")
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-@pytest.mark.parametrize(
-    ("how", "error", "words"),
-    [
-        ("fault", CompressError, "^the second is to blame$"),
-        ("crash", RuntimeError, r"Traceback(.|\n)*our own mistake"),
-        ("kill", CompressError, "killed by signal 9"),
-    ],
-)
-def test_one_that_fails_ends_all(
-    how: str, error: type[Exception], words: str, tmp_path: Path
-) -> None:
-    with pytest.raises(error, match=words):
-        run_together(fail, (how, tmp_path), 2, Counted())
-    pids = [int(file.read_text()) for file in tmp_path.iterdir()]
-    assert pids
-    assert not any(alive(pid) for pid in pids)
-
-
-def alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    state = Path(f"/proc/{pid}/stat")
-    return not state.exists() or state.read_text().rsplit(")", 1)[1].split()[0] != "Z"
-
-
-def linger(folder: Path, bar: Task | None) -> None:
-    del bar
-    (folder / os.environ["RANK"]).write_text(str(os.getpid()))
-    time.sleep(300)
-
-
-_PARENT = """\
-import sys
-from pathlib import Path
-sys.path[:0] = {paths!r}
-from test_models_parallel import Counted, linger, run_together
-
-if __name__ == "__main__":
-    run_together(linger, (Path({folder!r}),), 2, Counted())
-"""
-
-
-def test_a_killed_parent_leaves_nobody(tmp_path: Path) -> None:
-    folder, script = tmp_path / "pids", tmp_path / "parent.py"
-    folder.mkdir()
-    here = Path(__file__).parent
-    script.write_text(_PARENT.format(paths=[str(here.parent), str(here)], folder=str(folder)))
-    parent = subprocess.Popen([sys.executable, str(script)])
-    files = [folder / "0", folder / "1"]
-    assert waited(lambda: all(file.exists() and file.read_text() for file in files))
-    parent.kill()
-    parent.wait()
-    assert waited(lambda: not any(alive(int(file.read_text())) for file in files))
-
-
-def waited(condition: object, seconds: float = 120) -> bool:
-    end = time.monotonic() + seconds
-    while not condition() and time.monotonic() < end:  # type: ignore[operator]
-        time.sleep(0.1)
-    return bool(condition())  # type: ignore[operator]

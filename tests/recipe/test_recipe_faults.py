@@ -310,7 +310,7 @@ BAD |= {
     "sure of everything": (
         TEACHERS,
         "unlabeled: {images: x, pseudo_labels: {confidence: 1.0}}",
-        "13:57",
+        "13:58",
         "confidence: must be less than 1",
     ),
     "no layers of one's own": (

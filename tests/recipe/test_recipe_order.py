@@ -111,7 +111,7 @@ BAD = {
         PRUNE
         + TUNE
         + "    distill: {teachers: [{weight: 2, model: prun}], losses: [{kind: cwd}]}\n",
-        "9:46",
+        "9:45",
         "teachers[0].model: no stage is named 'prun'; did you mean 'prune'?",
     ),
     "an average by another name": (
@@ -246,37 +246,37 @@ LESSONS = {
     "starts behind the end": (
         "epochs: 30",
         "losses: [{kind: cwd, start: 30}]",
-        "7:42",
+        "7:43",
         "losses[0].start: the training has 30 epochs, counted from 0, so this loss would never act",
     ),
     "mosaic is never closed": (
         "epochs: 30, close_mosaic: 0",
         "losses: [{kind: cwd, stop: close_mosaic}]",
-        "7:41",
+        "7:42",
         "losses[0].stop: `close_mosaic: 0` keeps mosaic on, so it would never stop",
     ),
     "there is no mosaic": (
         "epochs: 30, mosaic: 0.0",
         "losses: [{kind: cwd}, {kind: l2, stop: close_mosaic}]",
-        "7:53",
+        "7:54",
         "losses[1].stop: `mosaic: 0` makes no mosaic, so it would never stop",
     ),
     "mosaic is closed before it begins": (
         "epochs: 30",
         "losses: [{kind: cwd, start: 20, stop: close_mosaic}]",
-        "7:52",
+        "7:53",
         "mosaic is off from epoch 20 on (`close_mosaic: 10` of 30 epochs)",
     ),
     "a level that is no stride": (
         "epochs: 1",
         "losses: [{kind: cwd, levels: [8, 12]}]",
-        "7:47",
+        "7:48",
         "losses[0].levels[1]: 12 is no stride of a detector",
     ),
     "a level twice": (
         "epochs: 1",
         "losses: [{kind: cwd, levels: [8, 16, 8]}]",
-        "7:51",
+        "7:52",
         "names 8 twice",
     ),
     "a head that nothing trains": (
