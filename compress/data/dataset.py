@@ -151,6 +151,17 @@ def _entry_images(source: DataYaml, root: Path, entry: str, key: str) -> Iterato
     raise source.fault(f"no such folder or list of images: {place}", key)
 
 
+def list_images(place: Path) -> list[Path]:
+    """Images in a folder and below it, or on the lines of a list, which count from its folder.
+
+    Sorted, each once.
+
+    Raises:
+        CompressError: a list is no text, or names an image that is not there.
+    """
+    return sorted(set(_folder_images(place) if place.is_dir() else _listed_images(place)))
+
+
 def _folder_images(folder: Path) -> Iterator[Path]:
     for parent, folders, files in os.walk(folder, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".")]

@@ -13,7 +13,7 @@ from compress.distill.layers import match_layers
 from compress.distill.losses.outputs import crosskd
 from compress.distill.terms import FeatureTerm, OutputTerm, Seen, Term, TermSpec, common_cells
 from compress.errors import CompressError
-from compress.models.inspect import HeadBranch, head_branches
+from compress.models.inspect import HeadBranch, detect_head, head_branches
 from compress.models.tasks import keypoint_shape
 
 
@@ -33,16 +33,26 @@ def build_term(
     if spec.kind == "crosskd":
         return CrossTerm(spec, student, teacher, classes)
     if spec.source == "outputs":
-        return OutputTerm(_for_student(spec, student))
+        return OutputTerm(_with_keypoints(spec, student, teacher))
     pairs = match_layers(student, teacher, spec.at, spec.teacher_at, spec.levels, imgsz, device)
     return FeatureTerm(spec, pairs)
 
 
-def _for_student(spec: TermSpec, student: nn.Module) -> TermSpec:
-    """With what a loss must know of the student's head."""
+def _with_keypoints(spec: TermSpec, student: nn.Module, teacher: nn.Module) -> TermSpec:
+    """With the values that a keypoint has.
+
+    Raises:
+        CompressError: the two heads write keypoints on different scales.
+    """
     shape = keypoint_shape(student)
     if spec.kind != "keypoints" or shape is None:
         return spec
+    ours, theirs = (type(detect_head(model)).__name__ for model in (student, teacher))
+    if ours != theirs:
+        raise CompressError(
+            f"distill: the student's {ours} head and the teacher's {theirs} head write keypoints "
+            "on different scales. Leave `keypoints` out, or take a teacher of the same family."
+        )
     return replace(spec, options={**spec.options, "values": shape[1]})
 
 

@@ -122,7 +122,7 @@ class DistillationCriterion:
         return values
 
     def _term_value(self, lesson: Lesson, number: int, seen: Seen) -> Tensor:
-        each = lesson.terms[number](seen, self.plan.temperatures[number])
+        each: Tensor = lesson.terms[number](seen, self.plan.temperatures[number])
         if self.settings.difficulty:
             each = each * difficulty(*common_cells(seen.student, seen.teacher, None))
         return self.plan.weights[number] * each.mean()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterable, Sequence
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -40,7 +41,9 @@ class ParallelTrainer(BaseTrainer):
             self.accelerator.set_device(self.device.index)
         store = f"file://{os.environ[STORE]}"
         backend = "gloo" if cpu or not distributed.is_nccl_available() else "nccl"
-        distributed.init_process_group(backend, store, rank=RANK, world_size=WORLD_SIZE)
+        # as long as ultralytics waits: the first one reads all labels while the others do nothing
+        patience = timedelta(hours=3)
+        distributed.init_process_group(backend, store, patience, WORLD_SIZE, RANK)
 
     def _setup_train(self) -> None:
         if self.device.type == "cpu":

@@ -87,8 +87,12 @@ def _follow(started: Mapping[connection.Connection, SpawnProcess], bar: Task) ->
                 continue
             if kind == "advance":
                 bar.advance(*values)
-            else:
-                raise (CompressError if kind == "fault" else RuntimeError)(*values)
+                continue
+            # who loses its partner fails as well: the partner is to blame
+            for process in started.values():
+                if process.exitcode:
+                    raise CompressError(_ended(process.exitcode))
+            raise (CompressError if kind == "fault" else RuntimeError)(*values)
 
 
 def _ended(code: int) -> str:

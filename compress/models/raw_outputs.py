@@ -11,7 +11,12 @@ from torch import Tensor, nn
 
 from compress.models.inspect import detect_head
 
-_EXTRAS = {"mask_coefficient": "masks", "proto": "prototypes", "kpts": "keypoints", "angle": "angle"}
+_EXTRAS = {
+    "mask_coefficient": "masks",
+    "proto": "prototypes",
+    "kpts": "keypoints",
+    "angle": "angle",
+}
 
 
 @dataclass(frozen=True)

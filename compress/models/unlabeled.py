@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Sampler
 from ultralytics.data.build import seed_worker
 from ultralytics.data.dataset import YOLODataset
 
-from compress.data.dataset import IMAGE_SUFFIX
+from compress.data.dataset import list_images
 from compress.errors import CompressError
 from compress.models.trainer import TrainingExtension, TrainingRun
 
@@ -37,7 +37,12 @@ class UnlabeledImages(TrainingExtension):
         Raises:
             CompressError: if there is no such folder or list, or no image in it.
         """
-        self.images = list_images(images)
+        self.images = list_images(images) if images.exists() else []
+        if not self.images:
+            raise CompressError(
+                f"Unlabeled images: no image in {images}. Give `unlabeled: images:` a folder with "
+                "images, or a .txt that lists them"
+            )
         self.batch = batch
         self.seed = seed
         self.workers = workers
@@ -98,33 +103,6 @@ class UnlabeledImages(TrainingExtension):
         """Read the same images again."""
         for index in state["mosaic_buffer"]:
             self.dataset.load_image(index)
-
-
-def list_images(place: Path) -> list[Path]:
-    """Images in a folder and below it, or named in a text file, one a line, in sorted order.
-
-    Relative paths of a list count from its folder.
-
-    Raises:
-        CompressError: if there is no such folder or list, or no image in it.
-    """
-    if place.is_dir():
-        named = [path for path in place.rglob("*.*") if not path.name.startswith(".")]
-    elif place.suffix.lower() == ".txt" and place.is_file():
-        lines = place.read_text(encoding="utf-8-sig").splitlines()
-        named = [place.parent / line.strip() for line in lines]
-    else:
-        raise CompressError(
-            f"Unlabeled images: no folder and no .txt list of images at {place}. "
-            "Give `unlabeled: images:` a folder with images in it"
-        )
-    found = sorted({path for path in named if IMAGE_SUFFIX.search(path.name)})
-    if not found:
-        raise CompressError(
-            f"Unlabeled images: no image in {place}. Give a folder with images, or leave out "
-            "`unlabeled:`"
-        )
-    return found
 
 
 def fit(images: Tensor, height: int, width: int) -> Tensor:

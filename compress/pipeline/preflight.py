@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from compress.data.dataset import check_labels
+from compress.data.dataset import check_labels, list_images
 from compress.data.images import can_check_images, check_images
 from compress.pipeline.job import FINGERPRINTS, Job, unlabeled_place
 from compress.pipeline.links import FromImages, Step
 from compress.pipeline.weights import weight_faults
-from compress.recipe.references import hash_images, list_images
+from compress.recipe.references import hash_images
 from compress.recipe.tree import Fault
 
 IMAGE_MEMO = "images.json"

@@ -43,6 +43,7 @@ class RunRecord:
                 "names": list(job.data.names.values()),
                 "images": {split: len(images) for split, images in job.data.splits.items()},
             },
+            "modules": _modules(job),
             "started": _now(),
             "finished": None,
             "status": "running",
@@ -182,6 +183,13 @@ def _lasting(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _lasting(item) for key, item in value.items() if key not in _OF_ONE_RUN}
     return [_lasting(item) for item in value] if isinstance(value, list) else value
+
+
+def _modules(job: Job) -> dict[str, str] | None:
+    """The file with layers of the user's own that was run, if any."""
+    if job.modules is None:
+        return None
+    return {"file": str(job.modules.path), "sha256": job.modules.sha256}
 
 
 def _now() -> str:

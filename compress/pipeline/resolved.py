@@ -27,6 +27,8 @@ def resolved_recipe(job: Job) -> str:
                 if distill.get("unlabeled"):
                     images = distill["unlabeled"]["images"]
                     distill["unlabeled"]["images"] = _found(images, job.named)
+    if job.modules is not None:
+        values["modules"] = str(job.modules.path)
     if job.data.yaml.name == values["data"].rpartition("/")[2]:
         values["data"] = str(job.data.yaml)
     overrides = f" and {' '.join(job.overrides)}" if job.overrides else ""

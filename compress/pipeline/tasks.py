@@ -9,7 +9,7 @@ from compress.errors import CompressError
 from compress.models.heads import HeadFacts
 from compress.pipeline.job import Job
 from compress.pipeline.links import FromRecipe, FromStage, Step
-from compress.recipe.distillation import Distill, OutputTerm
+from compress.recipe.distillation import Distill
 from compress.recipe.schema import PtqStage, QatStage, distill_of
 from compress.recipe.tree import Fault, KeyPath
 
@@ -38,18 +38,6 @@ def task_faults(
         tasks.append(teacher.task)
     for task in dict.fromkeys(tasks):
         yield from _label_faults(task, job)
-
-
-def reads_outputs(distill: Distill) -> bool:
-    """Whether anything reads what the teachers predict, and not only their features."""
-    unlabeled = distill.unlabeled
-    return (
-        any(isinstance(loss, OutputTerm) for loss in distill.losses)
-        or any(teacher.online for teacher in distill.teachers)
-        or (unlabeled is not None and unlabeled.pseudo_labels is not None)
-        or distill.soft_targets is not None
-        or distill.difficulty
-    )
 
 
 def teacher_place(step: Step, index: int) -> KeyPath:
@@ -88,6 +76,13 @@ def _distill_faults(
                 f"'{loss.kind}' compares models for '{task}', the recipe's is for '{base.task}'. "
                 "Take it out",
             )
+    unlabeled = distill.unlabeled
+    if unlabeled is not None and unlabeled.pseudo_labels is not None and base.task != "detect":
+        yield Fault(
+            (*section, "unlabeled", "pseudo_labels"),
+            f"they are boxes and classes alone, the recipe's model is for '{base.task}'. Take it "
+            "out: teachers still speak on these images",
+        )
     for index, teacher in enumerate(distill.teachers):
         if teacher.online and base.task != "detect":
             yield Fault(
@@ -107,7 +102,7 @@ def _other_task(
     made = f"made for the task '{head.task}', the recipe's model for '{base.task}'"
     if head.task == "classify":
         yield Fault(place, f"{made}: it has no features of several sizes. Take one of that task")
-    elif reads_outputs(distill):
+    elif distill.reads_outputs:
         yield Fault(
             place,
             f"{made}: only losses on features can compare them. Take a teacher of that task, or "

@@ -11,7 +11,7 @@ from compress.errors import CompressError
 from compress.models.heads import HeadFacts, facts_of_yaml
 from compress.pipeline.job import Job, written_at
 from compress.pipeline.links import FromRecipe, Step
-from compress.pipeline.tasks import reads_outputs, task_faults, teacher_place
+from compress.pipeline.tasks import task_faults, teacher_place
 from compress.recipe.distillation import KeypointsLoss
 from compress.recipe.schema import distill_of
 from compress.recipe.tree import Fault, KeyPath
@@ -152,7 +152,7 @@ def _teacher(step: Step, index: int, reference: str) -> _Weights:
     section = distill_of(step.config)
     assert section is not None, "only such a section takes teachers"
     distill = section[1]
-    by_name: Literal["by_name", "any"] = "by_name" if reads_outputs(distill) else "any"
+    by_name: Literal["by_name", "any"] = "by_name" if distill.reads_outputs else "any"
     return _Weights(
         reference,
         _shown("teacher", reference),

@@ -330,6 +330,17 @@ class Distill(Strict):
     unlabeled: Unlabeled | None = None
     phases: list[Phase] | None = Field(default=None, min_length=1)
 
+    @property
+    def reads_outputs(self) -> bool:
+        """Whether anything reads what the teachers predict, and not only their features."""
+        return (
+            any(isinstance(loss, OutputTerm) for loss in self.losses)
+            or any(teacher.online for teacher in self.teachers)
+            or (self.unlabeled is not None and self.unlabeled.pseudo_labels is not None)
+            or self.soft_targets is not None
+            or self.difficulty
+        )
+
     @model_validator(mode="after")
     def _each_teacher_once(self) -> Distill:
         names = [teacher.model for teacher in self.teachers]

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from compress.data.dataset import IMAGE_SUFFIX
+from compress.data.dataset import list_images
 from compress.data.images import can_check_images, image_fault
 from compress.data.memo import look_up
 from compress.errors import CompressError
@@ -132,26 +132,6 @@ def resolve_images(ref: str, recipe_folder: Path, memo: Path) -> Artifact:
     root = os.path.commonpath([image.parent for image in digests]) if listing else place
     rows = sorted((os.path.relpath(image, root), digest) for image, digest in digests.items())
     return Artifact(place, hashlib.sha256(json.dumps(rows).encode()).hexdigest())
-
-
-def list_images(place: Path) -> list[Path]:
-    """Images in a folder and below it, or on the lines of a list, which count from its folder.
-
-    Raises:
-        CompressError: a list is no text, or names an image that is not there.
-    """
-    if place.is_dir():
-        named = [path for path in place.rglob("*.*") if not path.name.startswith(".")]
-        return sorted(path for path in named if IMAGE_SUFFIX.search(path.name))
-    try:
-        lines = place.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise CompressError(f"{place}: cannot be read as a list of images: {error}") from error
-    images = {n: place.parent / line.strip() for n, line in enumerate(lines, start=1)}
-    for number, image in images.items():
-        if IMAGE_SUFFIX.search(image.name) and not image.is_file():
-            raise CompressError(f"{place}:{number}: no such image: {image}")
-    return sorted({image for image in images.values() if IMAGE_SUFFIX.search(image.name)})
 
 
 def hash_images(images: Iterable[Path], memo: Path) -> dict[Path, str]:

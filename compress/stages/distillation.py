@@ -22,7 +22,6 @@ from compress.recipe.distillation import (
     Distill,
     FeatureTerm,
     LossTerm,
-    OutputTerm,
     Teacher,
     TemperatureSteps,
 )
@@ -40,7 +39,7 @@ def distillation(
     """
     if config is None:
         return []
-    by_class = _needs_classes(config)
+    by_class = config.reads_outputs
     teachers = [
         _teacher(teacher, inputs.get(f"teacher.{index}"), by_class, context)
         for index, teacher in enumerate(config.teachers)
@@ -92,15 +91,6 @@ def _term(loss: LossTerm, kind: str, name: str) -> TermSpec:
 
 def _temperature(steps: TemperatureSteps) -> Temperature:
     return Temperature(steps.start, steps.drop, steps.every, steps.least)
-
-
-def _needs_classes(config: Distill) -> bool:
-    """Whether anything reads the teachers' class scores."""
-    unlabeled = config.unlabeled
-    pseudo = unlabeled is not None and unlabeled.pseudo_labels is not None
-    outputs = any(isinstance(loss, OutputTerm) for loss in config.losses)
-    online = any(teacher.online for teacher in config.teachers)
-    return outputs or pseudo or online or config.difficulty or config.soft_targets is not None
 
 
 def _teacher(

@@ -43,7 +43,13 @@ def test_the_first_process_reports(tmp_path: Path) -> None:
 def fail(how: str, folder: Path, bar: Task | None) -> None:
     del bar
     (folder / os.environ["RANK"]).write_text(str(os.getpid()))
+    other = folder / "1"
     if os.environ["RANK"] == "0":
+        if how == "partner":
+            waited(
+                lambda: other.exists() and other.read_text() and not alive(int(other.read_text()))
+            )
+            raise ValueError("the other is gone")
         time.sleep(300)
     if how == "fault":
         raise CompressError("the second is to blame")
@@ -58,6 +64,7 @@ def fail(how: str, folder: Path, bar: Task | None) -> None:
         ("fault", CompressError, "^the second is to blame$"),
         ("crash", RuntimeError, r"Traceback(.|\n)*our own mistake"),
         ("kill", CompressError, "killed by signal 9"),
+        ("partner", CompressError, "killed by signal 9"),
     ],
 )
 def test_one_that_fails_ends_all(
@@ -109,8 +116,8 @@ def test_a_killed_parent_leaves_nobody(tmp_path: Path) -> None:
     assert waited(lambda: not any(alive(int(file.read_text())) for file in files))
 
 
-def waited(condition: Callable[[], bool], seconds: float = 120) -> bool:
+def waited(condition: Callable[[], object], seconds: float = 120) -> bool:
     end = time.monotonic() + seconds
     while not condition() and time.monotonic() < end:
         time.sleep(0.1)
-    return condition()
+    return bool(condition())

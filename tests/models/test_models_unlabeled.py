@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from ultralytics.cfg import get_cfg
 from ultralytics.utils.torch_utils import init_seeds
 
+from compress.data.dataset import list_images
 from compress.errors import CompressError
 from compress.models.raw_outputs import first_images, raw_outputs
 from compress.models.trainer import Training, TrainingExtension, TrainingJob, TrainingRun, train
-from compress.models.unlabeled import LABELLED, UnlabeledImages, fit, list_images
+from compress.models.unlabeled import LABELLED, UnlabeledImages, fit
 
 COUNT = 10
 _STILL = {"hsv_h": 0, "hsv_s": 0, "hsv_v": 0, "translate": 0, "scale": 0, "fliplr": 0}

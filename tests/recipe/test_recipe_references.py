@@ -10,11 +10,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from compress.data.dataset import load_dataset
+from compress.data.dataset import list_images, load_dataset
 from compress.errors import CompressError
 from compress.models import download, shipped
 from compress.recipe.references import (
-    list_images,
     resolve_data,
     resolve_images,
     resolve_model,
