@@ -189,7 +189,7 @@ def test_outputs_teach_under_quantization(chain: Chain, tmp_path: Path) -> None:
         "stage": "qat",
         "train": {**TRAIN, "lr0": 0.001},
         "distill": {
-            "losses": [{"kind": "bckd"}, {"kind": "ld", "weight": 1e6}, {"kind": "crosskd"}]
+            "losses": [{"kind": kind, "weight": 1e6} for kind in ("bckd", "ld", "crosskd")]
         },
     }
     inputs = {"checkpoint": chain.checkpoint("finetune"), "teacher.0": chain.checkpoint("base")}
