@@ -55,7 +55,8 @@ class UnlabeledImages(TrainingExtension):
         self.device = run.device
         self.arguments = run.arguments
         self.plain_from = run.epochs - run.arguments.close_mosaic  # of mixup too, without mosaic
-        batch = self.batch or int(run.arguments.batch)
+        self.rank = run.rank
+        batch = max((self.batch or int(run.arguments.batch)) // run.ranks, 1)  # a share, as of all
         self.dataset = _Pictures(self.images, batch, run.arguments)
         # ultralytics allows no workers on a CPU
         workers = min(self.workers, int(run.arguments.workers), os.cpu_count() or 1)
@@ -76,7 +77,8 @@ class UnlabeledImages(TrainingExtension):
         if closes:
             self.plain = True
             self.dataset.close_mosaic(copy(self.arguments))
-        self.generator.manual_seed(self.seed * 100_003 + epoch + 1 + _OTHER_ORDER)
+        own = _OTHER_ORDER * (1 + self.rank)
+        self.generator.manual_seed(self.seed * 100_003 + epoch + 1 + own)
         # as with the labelled images, workers go on over epochs
         if self.stream is None or closes or self.loader.num_workers == 0:
             self.stream = iter(self.loader)
@@ -100,7 +102,10 @@ class UnlabeledImages(TrainingExtension):
         return {"mosaic_buffer": [int(index) for index in self.dataset.buffer]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Read the same images again."""
+        """Read the same images again, in place of those read so far."""
+        for index in self.dataset.buffer:
+            self.dataset.ims[index] = None  # or it would not be read, and not remembered, anew
+        self.dataset.buffer.clear()
         for index in state["mosaic_buffer"]:
             self.dataset.load_image(index)
 

@@ -12,11 +12,10 @@ import torch
 from killed_training import Killed, KilledAt, killed
 from small_extension import LOSS, Alone, BreaksOnOne, Mimic
 from small_nets import IMGSZ, Silent
+from still_layers import still
 from torch import nn
-from ultralytics.nn import tasks
 
 from compress.errors import CompressError
-from compress.models.custom_modules import custom_modules
 from compress.models.trainer import Training, TrainingExtension, TrainingJob, train
 
 AS_DRAWN = dict.fromkeys(
@@ -41,24 +40,9 @@ def left_by(folder: Path) -> list[dict[str, dict[str, torch.Tensor]]]:
     return [torch.load(folder / f"{rank}.left") for rank in range(2)]
 
 
-# layers of the user's own: here norms that keep their statistics, so that images, however they
-# are shared, do not see each other
-STILL = """\
-from torch import nn
-
-class StillNorm(nn.BatchNorm2d):
-    def train(self, mode=True):
-        return super().train(False)
-"""
-
-
 @pytest.fixture
 def still_net(net: nn.Module, tmp_path: Path) -> Iterator[nn.Module]:
-    file = tmp_path / "still_layers.py"
-    file.write_text(STILL)
-    with custom_modules(file):
-        for norm in [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]:
-            norm.__class__ = tasks.StillNorm
+    with still(net, tmp_path):
         yield net
 
 
