@@ -100,9 +100,12 @@ class CrossHead(nn.Module):
         super().__init__()
         self.class_projectors = _projectors(classes)
         self.box_projectors = _projectors(boxes)
+        self.follow([layer for _, _, layer in classes], [layer for _, _, layer in boxes])
+
+    def follow(self, classes: Sequence[nn.Module], boxes: Sequence[nn.Module]) -> None:
+        """Take these as the teacher's last convolutions from now on."""
         # tuples, for a ModuleList would take the teacher's layers in
-        self._class_layers = tuple(layer for _, _, layer in classes)
-        self._box_layers = tuple(layer for _, _, layer in boxes)
+        self._class_layers, self._box_layers = tuple(classes), tuple(boxes)
 
     def forward(self, classes: Sequence[Tensor], boxes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Class logits (N, K, A) and box logits (N, 4 * bins, A) of all levels in order.

@@ -13,7 +13,7 @@ from compress.distill.layers import match_layers
 from compress.distill.losses.outputs import crosskd
 from compress.distill.terms import FeatureTerm, OutputTerm, Seen, Term, TermSpec, common_cells
 from compress.errors import CompressError
-from compress.models.inspect import HeadBranch, detect_head, head_branches
+from compress.models.inspect import HeadBranch, detect_head, head_branches, neck_layers
 from compress.models.tasks import keypoint_shape
 
 
@@ -31,11 +31,35 @@ def build_term(
         CompressError: the nets have no layers or levels that could be compared.
     """
     if spec.kind == "crosskd":
+        _check_levels(spec, student, teacher)
         return CrossTerm(spec, student, teacher, classes)
     if spec.source == "outputs":
+        _check_levels(spec, student, teacher)
+        _check_bins(spec, student, teacher)
         return OutputTerm(_with_keypoints(spec, student, teacher))
     pairs = match_layers(student, teacher, spec.at, spec.teacher_at, spec.levels, imgsz, device)
     return FeatureTerm(spec, pairs)
+
+
+def _check_levels(spec: TermSpec, student: nn.Module, teacher: nn.Module) -> None:
+    ours, theirs = sorted(neck_layers(student)), sorted(neck_layers(teacher))
+    common = [stride for stride in ours if stride in theirs]
+    missing = [stride for stride in spec.levels or () if stride not in common]
+    if missing or not common:
+        raise CompressError(
+            f"distill: {spec.kind} compares cells of strides that both heads have: the student's "
+            f"are {ours}, the teacher's {theirs}"
+            + (f"; `levels` names {missing}. Take them out." if missing else ".")
+        )
+
+
+def _check_bins(spec: TermSpec, student: nn.Module, teacher: nn.Module) -> None:
+    ours, theirs = (int(detect_head(model).reg_max) for model in (student, teacher))
+    if spec.kind == "ld" and (ours == 1 or ours != theirs):
+        raise CompressError(
+            f"distill: ld compares distributions over distance bins, but the student's head has "
+            f"{ours}, the teacher's {theirs} (YOLO26 has none but one). Use ciou or l1."
+        )
 
 
 def _with_keypoints(spec: TermSpec, student: nn.Module, teacher: nn.Module) -> TermSpec:
@@ -45,8 +69,10 @@ def _with_keypoints(spec: TermSpec, student: nn.Module, teacher: nn.Module) -> T
         CompressError: the two heads write keypoints on different scales.
     """
     shape = keypoint_shape(student)
-    if spec.kind != "keypoints" or shape is None:
+    if spec.kind != "keypoints":
         return spec
+    if shape is None:
+        raise CompressError("distill: keypoints are compared, but the student predicts none.")
     ours, theirs = (type(detect_head(model)).__name__ for model in (student, teacher))
     if ours != theirs:
         raise CompressError(
@@ -66,11 +92,6 @@ class CrossTerm(Term):
         super().__init__(spec)
         ours, theirs = head_branches(student), head_branches(teacher)
         self.strides = sorted(ours.keys() & theirs.keys() & set(spec.levels or ours))
-        if not self.strides:
-            raise CompressError(
-                f"distill: crosskd finds no stride that both heads have (student {sorted(ours)}, "
-                f"teacher {sorted(theirs)}). Check its `levels:`."
-            )
         self.boxes, self.classes = (
             [ours[stride][branch].hidden for stride in self.strides] for branch in (0, 1)
         )
@@ -79,7 +100,14 @@ class CrossTerm(Term):
             for branch in (0, 1)
         ]
         self.head = CrossHead(classes=joints[1], boxes=joints[0])
+        self.follow(teacher)
         self.index = None if classes is None else list(classes)
+
+    def follow(self, teacher: nn.Module) -> None:
+        """Use this teacher's last convolutions."""
+        theirs = head_branches(teacher)
+        boxes, classes = ([theirs[s][branch].last for s in self.strides] for branch in (0, 1))
+        self.head.follow(classes, boxes)
 
     @property
     def student_layers(self) -> list[str]:

@@ -64,9 +64,10 @@ class DistillationCriterion:
         """Losses (L,), each times the number of images, and their values by name."""
         count = batch["img"].shape[0]
         said = self._listen(batch["img"])
-        loss, items = self._labels_loss(preds, batch, said)
-        values = self._terms_values(raw_outputs(self.student, preds), batch, said)
-        values |= self._online_values(preds, batch, said)
+        batch, labelled = self._labelled(batch, said)
+        loss, items = self._labels_loss(preds, batch, labelled, said)
+        values = self._terms_values(raw_outputs(self.student, preds), batch, labelled, said)
+        values |= self._online_values(preds, batch, labelled, said)
         if self.measuring:
             self._measure(loss, values, count)
         items = {**items, **{name: value.detach() for name, value in values.items()}}
@@ -85,26 +86,30 @@ class DistillationCriterion:
             said.append(_Said(lesson, raw, lesson.outputs(raw)))
         return said
 
-    def _labels_loss(
-        self, preds: Any, batch: dict[str, Any], said: Sequence[_Said]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The ground truth's loss, of images that have labels (or got them from a teacher)."""
+    def _labelled(self, batch: dict[str, Any], said: Sequence[_Said]) -> tuple[dict[str, Any], int]:
+        """How many images have labels: with pseudo labels, of the weightiest teacher, all."""
         count = batch["img"].shape[0]
         labelled = int(batch.get(LABELLED, count))
         pseudo = self.settings.pseudo_labels
-        if pseudo is not None and labelled < count and said:
-            found = pseudo_labels(
-                said[0].outputs.detached(), tuple(batch["img"].shape[2:]), *pseudo
-            )
-            batch, labelled = with_pseudo_labels(batch, labelled, found), count
+        if pseudo is None or labelled == count or not said:
+            return batch, labelled
+        teacher = max(said, key=lambda one: one.lesson.spec.weight)
+        size = tuple(batch["img"].shape[2:])
+        found = pseudo_labels(teacher.outputs.detached(), size, *pseudo)
+        return with_pseudo_labels(batch, labelled, found), count
+
+    def _labels_loss(
+        self, preds: Any, batch: dict[str, Any], labelled: int, said: Sequence[_Said]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The ground truth's loss, of images that have labels."""
         if self.assigner is not None:
             self.assigner.teacher_scores = _mean_scores(said, labelled)
-        kept = preds if labelled == count else first_images(preds, labelled)
+        kept = preds if labelled == batch["img"].shape[0] else first_images(preds, labelled)
         loss, items = self.base(kept, batch)
         return loss * self.plan.labels, dict(items)
 
     def _terms_values(
-        self, student: RawOutputs, batch: Mapping[str, Any], said: Sequence[_Said]
+        self, student: RawOutputs, batch: Mapping[str, Any], labelled: int, said: Sequence[_Said]
     ) -> dict[str, Tensor]:
         """The weighted terms by name, each a mean over images and teachers."""
         zero = student.scores.new_zeros((), dtype=torch.float32)
@@ -113,7 +118,7 @@ class DistillationCriterion:
         total = sum(one.lesson.spec.weight for one in said)
         with torch.autocast(student.scores.device.type, enabled=False):
             for one in said:
-                seen = one.lesson.seen(student, one.outputs, _corners(batch), mix)
+                seen = one.lesson.seen(student, one.outputs, _corners(batch), labelled, mix)
                 share = one.lesson.spec.weight / total
                 for number, spec in enumerate(self.terms):
                     if self.plan.weights[number] > 0:
@@ -133,7 +138,7 @@ class DistillationCriterion:
         return CutMix.draw(count)
 
     def _online_values(
-        self, preds: Any, batch: dict[str, Any], said: Sequence[_Said]
+        self, preds: Any, batch: dict[str, Any], labelled: int, said: Sequence[_Said]
     ) -> dict[str, Tensor]:
         """What online teachers learn: from the labels, and from the student's outputs."""
         online = [one for one in said if one.lesson.spec.online]
@@ -141,13 +146,12 @@ class DistillationCriterion:
             return {}
         zero = batch["img"].new_zeros((), dtype=torch.float32)
         labels, mutual = zero, zero
-        labelled = int(batch.get(LABELLED, batch["img"].shape[0]))
         student = raw_outputs(self.student, preds).detached()
         for one in online:
             assert one.lesson.criterion is not None
             loss, _ = one.lesson.criterion(first_images(one.raw, labelled), batch)
             labels = labels + loss.sum() / labelled
-            turned = Seen(one.outputs, student, {}, {}, _corners(batch))
+            turned = Seen(one.outputs, student, {}, {}, _corners(batch), labelled)
             for number, term in enumerate(one.lesson.terms):
                 if isinstance(term, OutputTerm) and self.plan.weights[number] > 0:
                     each = term(turned, self.plan.temperatures[number])
@@ -163,17 +167,24 @@ class DistillationCriterion:
 
 
 def _mean_scores(said: Sequence[_Said], count: int) -> Tensor | None:
-    """Class probabilities of the first ``count`` images, (N, A, K), averaged over teachers."""
+    """Class probabilities of the first ``count`` images, (N, A, K), averaged by weight."""
     if not said:
         return None
-    scores = [one.outputs.scores[:count].detach().float().sigmoid() for one in said]
-    return torch.stack(scores).mean(0).transpose(1, 2)
+    total = sum(one.lesson.spec.weight for one in said)
+    scores = [
+        one.lesson.spec.weight / total * one.outputs.scores[:count].detach().float().sigmoid()
+        for one in said
+    ]
+    return torch.stack(scores).sum(0).transpose(1, 2)
 
 
 def _corners(batch: Mapping[str, Any]) -> Tensor:
     """Labelled boxes as (M, 5): image index, x1, y1, x2, y2 as shares of the image."""
     boxes = batch["bboxes"]
     centre, half = boxes[:, :2], boxes[:, 2:4] / 2
+    if boxes.shape[1] == 5:  # turned boxes: the upright ones around them
+        cos, sin = boxes[:, 4:].cos().abs(), boxes[:, 4:].sin().abs()
+        half = half * cos + half.flip(1) * sin
     return torch.cat([batch["batch_idx"].view(-1, 1), centre - half, centre + half], 1).to(
         batch["img"].device
     )

@@ -14,7 +14,7 @@ from compress.distill.settings import Settings
 from compress.distill.teachers import Lesson, TeacherSpec
 from compress.distill.terms import TermSpec
 from compress.errors import CompressError
-from compress.models.inspect import neck_layers
+from compress.models.inspect import is_end_to_end, neck_layers
 from compress.models.soft_targets import SoftAssigner
 from compress.models.trainer import TrainingExtension, TrainingRun
 
@@ -42,9 +42,11 @@ class Distillation(TrainingExtension):
         self.run: TrainingRun | None = None
         self.criterion: DistillationCriterion | None = None
         self._shares: dict[str, float] = {}
+        self._end_to_end = False
 
     def prepare(self, model: nn.Module, device: torch.device, imgsz: int) -> None:
         """Match layers and build bridges, before the optimizer is built."""
+        self._end_to_end = is_end_to_end(model)
         if self.settings.soft_targets is not None:
             for teacher in self.teachers:
                 _require_same_cells(model, teacher.model or model)
@@ -57,12 +59,14 @@ class Distillation(TrainingExtension):
         del model
         bridges = [p for lesson in self.lessons for p in lesson.modules.parameters()]
         online = [p for lesson in self.lessons for p in lesson.teacher_parameters()]
-        groups = (("projector", bridges), ("teacher", online))
-        return [
-            {"params": parameters, "lr": lr, "weight_decay": 0.0, "param_group": name}
-            for name, parameters in groups
-            if parameters
+        still = {"lr": lr, "weight_decay": 0.0}
+        groups: list[dict[str, Any]] = [
+            {**still, "params": bridges, "param_group": "projector"},
+            {**still, "params": [p for p in online if p.dim() < 2], "param_group": "teacher"},
+            # with the student's decay
+            {"lr": lr, "params": [p for p in online if p.dim() > 1], "param_group": "teacher"},
         ]
+        return [group for group in groups if group["params"]]
 
     def begin(self, run: TrainingRun) -> None:
         """Remember the run; online teachers get a criterion."""
@@ -87,6 +91,8 @@ class Distillation(TrainingExtension):
         assert self.run is not None
         assert self.criterion is not None
         run, batches = self.run, self.run.batches
+        for lesson in self.lessons:
+            lesson.start_epoch(epoch)
         self.criterion.plan = self.settings.plan(self.terms, epoch, run.epochs, run.plain_from)
         before = (epoch - 1) * batches // MEASURED_EVERY
         self.criterion.measuring = epoch == 0 or epoch * batches // MEASURED_EVERY > before
@@ -109,18 +115,26 @@ class Distillation(TrainingExtension):
         return phase.lr if phase is not None else None
 
     def counts(self, epoch: int) -> bool:
-        """A phase that learns features alone leaves the head behind: its mAP means nothing."""
+        """Whether the branch that is validated learns in this epoch.
+
+        Features alone leave the head behind; outputs alone leave the one-to-one branch of an
+        end-to-end head behind.
+        """
         phase = phase_at(self.settings.phases, epoch)
-        return phase is None or phase.learn != frozenset({"features"})
+        if phase is None or "labels" in phase.learn:
+            return True
+        return "outputs" in phase.learn and not self._end_to_end
 
     def largest_norm(self) -> float | None:
         """As the recipe says."""
         return self.settings.clip
 
     def close(self) -> None:
-        """Take all hooks off."""
+        """Take all hooks off, and let go of the training."""
         for lesson in self.lessons:
             lesson.close()
+        self._shares = {k.removeprefix("gradient/"): v for k, v in self.curves().items()}
+        self.criterion = self.run = None
 
     def state_dict(self) -> dict[str, Any]:
         """Weights of bridges and online teachers, and the last gradient shares."""

@@ -61,13 +61,13 @@ def match_layers(
             for own, its in zip(at, other, strict=True)
         ]
     pairs = _pairs(student, teacher, named, imgsz, device)
-    kept = [pair for pair in pairs if levels is None or pair.stride in levels]
-    if not kept:
+    here = {pair.stride for pair in pairs}
+    missing = sorted(set(levels or ()) - here)
+    if missing:
         raise CompressError(
-            f"distill: `levels: {list(levels or ())}` leaves nothing to compare; strides here are "
-            f"{sorted({pair.stride for pair in pairs})}."
+            f"distill: `levels` names {missing}, but strides here are {sorted(here)}; take them out"
         )
-    return kept
+    return [pair for pair in pairs if levels is None or pair.stride in levels]
 
 
 def _pairs(

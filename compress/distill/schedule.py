@@ -49,10 +49,10 @@ class Temperature:
     least: float = 1.0
 
     def at(self, epoch: int) -> float:
-        """The temperature in ``epoch``, above 0."""
+        """The temperature ``epoch`` epochs after the loss began, above 0."""
         if not self.drop:
             return self.start
-        return max(self.least, self.start - self.drop * (epoch // self.every))
+        return max(self.least, self.start - self.drop * (max(epoch, 0) // self.every))
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,8 @@ class Settings:
             labels=labels,
             weights=weights,
             temperatures=tuple(
-                None if term.temperature is None else term.temperature.at(epoch) for term in terms
+                None if term.temperature is None else term.temperature.at(epoch - term.weight.start)
+                for term in terms
             ),
             teaches=any(weights) or (reads and labels > 0),
         )

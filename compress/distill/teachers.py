@@ -56,6 +56,7 @@ class Lesson:
         self.criterion: Callable[..., Any] | None = None
         self._student: nn.Module = student
         self._taps: list[Taps] = []
+        self._updates = 0
 
     def listen(self, student: nn.Module, average: Callable[[], nn.Module]) -> None:
         """Hook the nets that are really run; an average exists only once a training is set up."""
@@ -63,6 +64,8 @@ class Lesson:
         self._student = student
         if self.model is None:
             self.model = average()
+            for term in self.terms:
+                term.follow(self.model)
         self._taps = [
             Taps(student, [name for term in self.terms for name in term.student_layers]),
             Taps(self.model, [name for term in self.terms for name in term.teacher_layers]),
@@ -77,7 +80,9 @@ class Lesson:
 
     def teacher_parameters(self) -> list[nn.Parameter]:
         """Those of an online teacher, which is trained."""
-        return list(self.model.parameters()) if self.spec.online and self.model else []
+        if not self.spec.online or self.model is None:
+            return []
+        return list(self.model.parameters())
 
     def state_dict(self) -> dict[str, Any]:
         """What is trained here, for resume."""
@@ -107,11 +112,25 @@ class Lesson:
         return found if self.index is None else found.of_classes(self.index)
 
     def seen(
-        self, student: RawOutputs, teacher: RawOutputs, boxes: Tensor, mix: Mix | None
+        self,
+        student: RawOutputs,
+        teacher: RawOutputs,
+        boxes: Tensor,
+        labelled: int,
+        mix: Mix | None,
     ) -> Seen:
         """What terms compare, once both nets have seen the batch."""
         ours, theirs = (taps.features for taps in self._taps)
-        return Seen(student, teacher.detached(), ours, theirs, boxes, mix)
+        return Seen(student, teacher.detached(), ours, theirs, boxes, labelled, mix)
+
+    def start_epoch(self, epoch: int) -> None:
+        """Forget maps of a batch that did not fit into memory; move an online teacher's loss on."""
+        for taps in self._taps:
+            taps.features.clear()
+        update = getattr(self.criterion, "update", None)
+        while update is not None and self._updates < epoch:  # heads whose loss weights move
+            update()
+            self._updates += 1
 
     def close(self) -> None:
         """Take the hooks off."""

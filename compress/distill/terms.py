@@ -50,8 +50,8 @@ class Seen:
     """What student and teacher made of one batch of N images.
 
     ``ours`` and ``theirs`` map layers to features (N, C, H, W). ``boxes``: (M, 5) image index and
-    x1, y1, x2, y2 as shares of the image, of labelled objects. ``mix`` is applied to both sides'
-    maps (CutMix).
+    x1, y1, x2, y2 as shares of the image, of the objects in the first ``labelled`` images. ``mix``
+    is applied to both sides' maps (CutMix).
     """
 
     student: RawOutputs
@@ -59,6 +59,7 @@ class Seen:
     ours: Mapping[str, Tensor]
     theirs: Mapping[str, Tensor]
     boxes: Tensor
+    labelled: int
     mix: Mix | None = None
 
 
@@ -78,6 +79,9 @@ class Term(nn.Module):
     def teacher_layers(self) -> list[str]:
         """Layers of the teacher whose outputs it needs."""
         return []
+
+    def follow(self, teacher: nn.Module) -> None:
+        """Called once the teacher that is really run is known."""
 
     def forward(self, seen: Seen, temperature: float | None) -> Tensor:
         """The loss of each image, (N,), summed over levels."""
@@ -191,11 +195,12 @@ class _Fgd(LevelLoss):
     def forward(
         self, ours: Tensor, theirs: Tensor, seen: Seen, temperature: float | None
     ) -> Tensor:
-        """Boxes say what is foreground, so maps are never mixed."""
+        """Boxes say what is foreground: maps are never mixed, images without labels left out."""
         bridged = self.bridge(ours)
         focal = features.fgd(bridged, theirs, seen.boxes, temperature or 0.5, **self.options)
         both = relation(self.our_context(bridged), self.their_context(theirs.detach()))
-        return focal + self.relation_weight * both
+        known = torch.arange(len(focal), device=focal.device) < seen.labelled
+        return (focal + self.relation_weight * both) * known * (len(focal) / max(seen.labelled, 1))
 
 
 class OutputTerm(Term):

@@ -17,7 +17,8 @@ class TrainingRun:
     ``batches`` an epoch, ``plain_from`` is the first epoch without mosaic (``epochs`` if there is
     none), ``average`` gives the moving average of the student, ``arguments`` are ultralytics'.
     ``rank`` is the number of this process among ``ranks`` that train together, each on its share
-    of every batch.
+    of every batch. ``asked_batch`` is the batch that was asked for; ``arguments.batch`` is smaller
+    where that did not fit into memory.
     """
 
     epochs: int
@@ -28,6 +29,7 @@ class TrainingRun:
     arguments: Any
     rank: int = 0
     ranks: int = 1
+    asked_batch: int = 0
 
 
 class TrainingExtension:

@@ -67,6 +67,16 @@ class Training:
     curves: dict[str, list[float]] = field(default_factory=dict)
 
 
+# what ultralytics gives to its groups one by one, and torch would not give to later ones
+_OF_GROUPS = ("momentum", "nesterov", "betas", "weight_decay")
+
+
+def _common_settings(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Settings of the stock group of weights that groups of extensions share."""
+    decayed = max(optimizer.param_groups, key=lambda group: group.get("weight_decay", 0.0))
+    return {key: decayed[key] for key in _OF_GROUPS if key in decayed}
+
+
 class ResumableTrainer(ParallelTrainer):
     """Put before a task's own trainer: it keeps a module's structure and resumes exactly."""
 
@@ -104,12 +114,13 @@ class ResumableTrainer(ParallelTrainer):
         for extension in self.extensions:
             extension.prepare(plain, self.device, self.args.imgsz)
         optimizer: torch.optim.Optimizer = super().build_optimizer(model, *args, **kwargs)
+        like = _common_settings(optimizer)
         for extension in self.extensions:
             for group in extension.parameter_groups(plain, self.args.lr0):
                 own = {id(parameter) for parameter in group["params"]}
                 for stock in optimizer.param_groups:
                     stock["params"] = [p for p in stock["params"] if id(p) not in own]
-                optimizer.add_param_group(group)
+                optimizer.add_param_group({**like, **group})
         return optimizer
 
     def _setup_scheduler(self) -> None:
@@ -154,6 +165,7 @@ class ResumableTrainer(ParallelTrainer):
             arguments=self.args,
             rank=max(RANK, 0),
             ranks=self.job.ranks,
+            asked_batch=int(self.job.arguments["batch"]),
         )
 
     def start_epoch_seeded(self) -> None:
@@ -190,7 +202,8 @@ class ResumableTrainer(ParallelTrainer):
         average_gradients([parameter for group in groups for parameter in group])
         self.scaler.unscale_(self.optimizer)
         norms = [
-            torch.nn.utils.clip_grad_norm_(parameters, largest)
+            # of parameters without any gradient the norm is a zero on the CPU
+            torch.nn.utils.clip_grad_norm_(parameters, largest).to(self.device)
             for parameters in (*filter(None, groups), self.model.parameters())
         ]
         if not self.scaler.is_enabled():  # a scaler skips such a step and lowers its scale
@@ -238,13 +251,20 @@ class ResumableTrainer(ParallelTrainer):
                     "Else lower `lr0` or the weight of a loss: then the stage trains anew."
                 )
 
+    def _more_curves(self) -> dict[str, float]:
+        return {k: v for extension in self.extensions for k, v in extension.curves().items()}
+
+    def save_metrics(self, metrics: Mapping[str, Any]) -> None:
+        """The stock row of ``results.csv``, with the curves of the extensions."""
+        super().save_metrics({**metrics, **self._more_curves()})
+
     def save_model(self) -> bool:
         """Keep the exact state for resume, and the averaged weights when they are the best."""
-        row = {**self.label_loss_items(self.tloss), **self.metrics}
+        losses = {f"train/{name}": float(value) for name, value in self.tloss.items()}
+        row = {**losses, **self.metrics}  # not rounded, as ultralytics' own are
         for name in (name for extension in self.extensions for name in extension.loss_names()):
             row.pop(f"val/{name}", None)  # a term of the training alone: validation knows none
-        for extension in self.extensions:
-            row |= extension.curves()
+        row |= self._more_curves()
         for key, value in row.items():
             self.history.setdefault(key, []).append(float(value))
         last = any(extension.keeps_last() for extension in self.extensions)
@@ -268,8 +288,9 @@ class _Watched:
 
     def __call__(self, preds: Any, batch: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         loss, items = self.criterion(preds, batch)
-        self.refuse({f"loss '{name}'": value for name, value in items.items()})
-        self.refuse({"sum of all losses": loss.detach().sum()})
+        if not bool(torch.isfinite(loss.detach()).all()):  # a GPU is waited for once
+            self.refuse({f"loss '{name}'": value for name, value in items.items()})
+            self.refuse({"sum of all losses": loss.detach().sum()})
         return loss, items
 
     def update(self) -> None:

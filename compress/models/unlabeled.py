@@ -52,11 +52,12 @@ class UnlabeledImages(TrainingExtension):
 
     def begin(self, run: TrainingRun) -> None:
         """Build the data set and its loader."""
+        self.asked_batch = run.asked_batch
         self.device = run.device
         self.arguments = run.arguments
         self.plain_from = run.epochs - run.arguments.close_mosaic  # of mixup too, without mosaic
         self.rank = run.rank
-        batch = max((self.batch or int(run.arguments.batch)) // run.ranks, 1)  # a share, as of all
+        batch = max((self.batch or run.asked_batch) // run.ranks, 1)  # a share, as of all
         self.dataset = _Pictures(self.images, batch, run.arguments)
         # ultralytics allows no workers on a CPU
         workers = min(self.workers, int(run.arguments.workers), os.cpu_count() or 1)
@@ -86,9 +87,12 @@ class UnlabeledImages(TrainingExtension):
     def extend_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
         """The batch with more images behind its own, and ``LABELLED``."""
         assert self.stream is not None, "an epoch must start first"
+        extra = next(self.stream)
+        # as many fewer as of the labelled ones, where a batch did not fit into memory
+        kept = max(round(len(extra) * self.arguments.batch / self.asked_batch), 1)
         ours, theirs = (
             images.to(self.device, non_blocking=self.device.type == "cuda")
-            for images in (batch["img"], next(self.stream))
+            for images in (batch["img"], extra[:kept])
         )
         fitted = fit(theirs, ours.shape[-2], ours.shape[-1])
         return {**batch, "img": torch.cat([ours, fitted]), LABELLED: len(ours)}

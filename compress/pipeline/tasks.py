@@ -76,6 +76,20 @@ def _distill_faults(
                 f"'{loss.kind}' compares models for '{task}', the recipe's is for '{base.task}'. "
                 "Take it out",
             )
+    if base.end_to_end and not distill.labels:
+        yield Fault(
+            (*section, "labels"),
+            "an end-to-end head (YOLOv10, YOLO26) is taught in its one-to-many branch; the one "
+            "that is exported learns from labels alone. Give them a weight",
+        )
+    if len(job.data.names) == 1:
+        for index, loss in enumerate(distill.losses):
+            if loss.kind == "kl" or getattr(loss, "classes", "") == "kl":
+                yield Fault(
+                    (*section, "losses", index, "kind"),
+                    "kl compares how scores are shared among classes, but the data have one class: "
+                    "nothing would be learned. Take bce",
+                )
     unlabeled = distill.unlabeled
     if unlabeled is not None and unlabeled.pseudo_labels is not None and base.task != "detect":
         yield Fault(

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Union
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from compress.recipe.sections import Strict
+from compress.recipe.sections import Strict, distinct
 
 AVERAGE = "ema"  # as a teacher: the moving average of the student itself
 Learn = Literal["features", "outputs", "labels"]
@@ -35,6 +35,12 @@ class TemperatureSteps(Strict):
 Temperature = Annotated[TemperatureSteps, BeforeValidator(_temperature)]
 
 
+def _layers(value: Any) -> Any:
+    """One layer may stand without brackets."""
+    one = isinstance(value, (int, str)) and value not in ("neck", "backbone")
+    return [value] if one and not isinstance(value, bool) else value
+
+
 def steady(temperature: float) -> TemperatureSteps:
     """A temperature that stays."""
     return TemperatureSteps(start=temperature)
@@ -56,6 +62,14 @@ class LossTerm(Strict):
     levels: list[Annotated[int, Field(ge=1)]] | None = Field(default=None, min_length=1)
 
     @model_validator(mode="after")
+    def _final_needs_a_schedule(self) -> LossTerm:
+        if self.schedule == "constant" and "final" in self.model_fields_set:
+            raise ValueError(
+                "`final` means nothing with `schedule: constant`; give linear or cosine"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _stops_after_start(self) -> LossTerm:
         if isinstance(self.stop, int) and self.stop <= self.start:
             raise ValueError(f"`stop` ({self.stop}) must come after `start` ({self.start})")
@@ -68,8 +82,13 @@ class FeatureTerm(LossTerm):
     Layers are module names or numbers; ``teacher_at`` names the teacher's, where they differ.
     """
 
-    at: Union[Literal["neck", "backbone"], list[Union[int, str]]] = "neck"
-    teacher_at: list[Union[int, str]] | None = None
+    at: Annotated[
+        Union[
+            Literal["neck", "backbone"], Annotated[list[Union[int, str]], AfterValidator(distinct)]
+        ],
+        BeforeValidator(_layers),
+    ] = "neck"
+    teacher_at: Annotated[list[Union[int, str]] | None, BeforeValidator(_layers)] = None
 
     @model_validator(mode="after")
     def _pairs(self) -> FeatureTerm:
@@ -347,6 +366,22 @@ class Distill(Strict):
         twice = [name for i, name in enumerate(names) if name in names[:i]]
         if twice:
             raise ValueError(f"teachers: names {twice[0]!r} twice")
+        return self
+
+    @model_validator(mode="after")
+    def _mixes_something(self) -> Distill:
+        mixed = [t for t in self.losses if isinstance(t, FeatureTerm) and t.kind != "fgd"]
+        if self.cutmix and not mixed:
+            raise ValueError(
+                "cutmix: no loss here compares maps that can be mixed (fgd needs them whole)"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _targets_count(self) -> Distill:
+        pseudo = self.unlabeled is not None and self.unlabeled.pseudo_labels is not None
+        if not self.labels and (pseudo or self.soft_targets is not None):
+            raise ValueError("`labels: 0` leaves out what soft_targets and pseudo_labels change")
         return self
 
     @model_validator(mode="after")

@@ -70,7 +70,7 @@ def test_levels_keep_some_strides(net: nn.Module) -> None:
         (("model.4",), ("modl.4",), None, r"teacher has no layer 'modl\.4'.*Did you mean model\.4"),
         (("model.4",), ("model.6",), None, r"stride 8.*'model\.6' has 16"),
         ((22,), None, None, "gives no map"),
-        ("neck", None, [4], r"levels: \[4\].* \[8, 16, 32\]"),
+        ("neck", None, [4], r"levels` names \[4\].* \[8, 16, 32\]"),
     ],
 )
 def test_what_cannot_be_matched_is_refused(

@@ -59,6 +59,7 @@ def test_a_weight_stays_between_its_ends(
 def test_temperature_falls_in_steps_down_to_a_floor() -> None:
     falling = Temperature(5.0, drop=1.0, every=10, least=1.0)
     assert [falling.at(epoch) for epoch in (0, 9, 10, 25, 49, 90)] == [5, 5, 4, 3, 1, 1]
+    assert falling.at(-3) == 5  # before the loss begins
     assert Temperature(0.5).at(90) == 0.5  # one that stays may be below the floor
 
 

@@ -19,7 +19,7 @@ from lessons import (
     eval_with_raw_outputs,
     term,
 )
-from small_nets import IMGSZ, Silent, pruned_copy, settled_net
+from small_nets import IMGSZ, NAMES, Silent, pruned_copy, settled_net
 from torch import Tensor, nn
 
 from compress.distill.extension import Distillation
@@ -28,8 +28,9 @@ from compress.distill.settings import Settings
 from compress.distill.teachers import TeacherSpec
 from compress.distill.terms import TermSpec
 from compress.errors import CompressError
+from compress.models.build import build_model
 from compress.models.exportable import fused_copy
-from compress.models.inspect import neck_layers
+from compress.models.inspect import head_branches, neck_layers
 from compress.models.trainer import TrainingJob, train
 from compress.models.unlabeled import LABELLED
 
@@ -325,6 +326,89 @@ def test_the_average_of_the_student_can_be_its_teacher(net: nn.Module, images: T
     assert not _hooked(average)
 
 
+def test_crosskd_goes_through_the_average_and_not_through_the_student(
+    net: nn.Module, images: Tensor
+) -> None:
+    average = settled_net_of(net)
+
+    def loss(average: nn.Module) -> float:
+        room = Classroom(net, TeacherSpec(None), terms=[term("crosskd")], average=lambda: average)
+        eval_with_raw_outputs(net)
+        value = room.loss(images)[1]["kd_crosskd"].item()
+        room.distillation.close()
+        return value
+
+    before = loss(average)
+    for _, classes in head_branches(average).values():
+        classes.last.weight.data *= 3
+    assert loss(average) != pytest.approx(before, rel=0.05)
+
+
+@pytest.mark.parametrize("kind", ["bckd", "crosskd", "cwd"])
+def test_levels_that_are_not_there_are_refused(kind: str, net: nn.Module) -> None:
+    distillation = Distillation([TeacherSpec(deepcopy(net))], [term(kind, levels=(4, 8))])
+    with pytest.raises(CompressError, match=r"levels.*\[4\]|\[4\].*levels"):
+        distillation.prepare(net, CPU, IMGSZ)
+
+
+def test_distributions_need_bins_on_both_sides(net: nn.Module) -> None:
+    distillation = Distillation([TeacherSpec(deepcopy(net))], [term("ld")])
+    net.model[-1].reg_max = 1
+    with pytest.raises(CompressError, match="ld compares distributions"):
+        distillation.prepare(net, CPU, IMGSZ)
+
+
+def test_maps_of_a_batch_that_failed_are_forgotten(
+    net: nn.Module, wide_net: nn.Module, images: Tensor
+) -> None:
+    """A second try with a smaller batch must not hold the first one's graph."""
+    room = Classroom(net, deepcopy(wide_net), terms=[CWD])
+    net(images)
+    taps = room.distillation.lessons[0]._taps
+    assert any(tap.features for tap in taps)
+    room.distillation.start_epoch(0)
+    assert not any(tap.features for tap in taps)
+
+
+def test_soft_targets_weigh_the_teachers(net: nn.Module, images: Tensor) -> None:
+    first, second = settled_net_of(net), deepcopy(net)
+
+    def targets(*weights: float) -> Tensor:
+        teachers = [
+            TeacherSpec(deepcopy(model), weight)
+            for model, weight in zip((first, second), weights, strict=True)
+        ]
+        room = Classroom(net, *teachers, terms=[CWD], settings=Settings(soft_targets=(0.0, 1.0)))
+        room.loss(images)
+        room.distillation.close()
+        scores: Tensor = room.criterion.assigner.teacher_scores
+        return scores
+
+    mostly_first, mostly_second = targets(1.0, 1e-6), targets(1e-6, 1.0)
+    assert not torch.allclose(mostly_first, mostly_second, atol=1e-2)
+    assert torch.allclose(targets(1.0, 3.0), 0.25 * mostly_first + 0.75 * mostly_second, atol=1e-4)
+
+
+def test_images_without_labels_have_no_foreground_to_learn_from(
+    net: nn.Module, wide_net: nn.Module, images: Tensor
+) -> None:
+    room = Classroom(net, deepcopy(wide_net), terms=[term("fgd")])
+    eval_with_raw_outputs(net)
+    labels = {k: v for k, v in batch_of(images[:3]).items() if k != "img"}
+    _, mixed = room.loss(images, **labels, **{LABELLED: 3})
+    _, alone = room.loss(images[:3])
+    assert mixed["kd_fgd"].item() == pytest.approx(alone["kd_fgd"].item(), rel=1e-4)
+
+
+def test_end_to_end_students_need_labels_to_count(net: nn.Module) -> None:
+    phases = (Phase(1, frozenset({"outputs"})), Phase(1, frozenset({"labels"})))
+    e2e = build_model(Path("yolov10n.yaml"), NAMES, seed=0)
+    for model, expected in ((net, [True, True]), (e2e, [False, True])):
+        distillation = Distillation([TeacherSpec(deepcopy(net))], [CWD], Settings(phases=phases))
+        distillation.prepare(model, CPU, IMGSZ)
+        assert [distillation.counts(epoch) for epoch in (0, 1)] == expected
+
+
 def test_an_online_teacher_learns_from_labels_and_from_the_student(
     net: nn.Module, wide_net: nn.Module, job: Callable[..., TrainingJob]
 ) -> None:
@@ -396,7 +480,7 @@ def test_equal_widths_need_no_projector(net: nn.Module) -> None:
     assert distillation.parameter_groups(net, 0.1) == []
 
 
-def test_defects_2_and_3_the_teacher_learns_nothing(
+def test_defects_2_3_and_14_the_teacher_learns_nothing(
     net: nn.Module, wide_net: nn.Module, job: Callable[..., TrainingJob]
 ) -> None:
     teacher = deepcopy(wide_net).train().requires_grad_(True)  # as it must not stay
@@ -470,9 +554,7 @@ def test_the_update_of_an_end_to_end_loss_is_passed_on(net: nn.Module, wide_net:
 
 
 def test_soft_targets_need_cells_that_agree(net: nn.Module) -> None:
-    from compress.models.build import build_model
-
-    p6 = build_model(Path("yolov8n-p6.yaml"), {0: "square", 1: "disc", 2: "bar"}, seed=0)
+    p6 = build_model(Path("yolov8n-p6.yaml"), NAMES, seed=0)
     distillation = Distillation([TeacherSpec(p6)], [CWD], Settings(soft_targets=(0.1, 0.5)))
     with pytest.raises(CompressError, match="soft_targets"):
         distillation.prepare(net, CPU, IMGSZ)

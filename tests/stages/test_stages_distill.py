@@ -10,6 +10,7 @@ from typing import Any, get_args
 import pytest
 import torch
 from drawn_tasks import draw_task_data
+from pydantic import ValidationError
 from stage_chain import TRAIN, Chain, Ran, artifact, run_stage
 
 from compress.data.dataset import DataSet, load_dataset
@@ -20,6 +21,7 @@ from compress.models.checkpoint import foreign_names, load_checkpoint, save_chec
 from compress.models.inspect import conv_widths
 from compress.pipeline.contract import Artifact
 from compress.recipe.distillation import Distill, DistillLoss
+from compress.recipe.sections import TrainArguments
 from compress.stages.distillation import term_specs
 
 TEACHER = {"teachers": ["teacher"]}
@@ -51,10 +53,9 @@ def losses_of(ran: Ran) -> dict[str, list[float]]:
     return {key.removeprefix("train/"): v for key, v in curves.items() if key.startswith("train/")}
 
 
-def test_the_student_keeps_its_structure_and_holds_nothing_of_the_teacher(
+def test_defects_8_12_13_the_student_keeps_its_structure_and_holds_nothing_of_the_teacher(
     chain: Chain, tmp_path: Path
 ) -> None:
-    """Defects 8, 12, 13."""
     losses = [CWD, {"kind": "mgd"}, {"kind": "crosskd"}]
     ran = finetuned(chain, {"losses": losses}, tmp_path)
     file = ran.files["checkpoint"]
@@ -147,7 +148,12 @@ def test_defect_16_each_loss_leaves_a_column_in_the_results(chain: Chain, tmp_pa
     finetuned(chain, {"losses": [CWD, {"kind": "bckd"}]}, tmp_path)
     (table,) = (tmp_path / "stage" / "scratch").rglob("results.csv")
     header = table.read_text().splitlines()[0].split(",")
-    assert {"train/kd_cwd", "train/kd_bckd"} <= set(header)
+    assert {"train/kd_cwd", "train/kd_bckd", "gradient/labels", "gradient/cwd"} <= set(header)
+
+
+def test_defect_15_an_optimizer_that_ignores_the_learning_rate_is_refused() -> None:
+    with pytest.raises(ValidationError, match="optimizer"):
+        TrainArguments.model_validate({"epochs": 1, "optimizer": "auto"})
 
 
 def test_phases_learn_one_after_the_other(chain: Chain, tmp_path: Path) -> None:
