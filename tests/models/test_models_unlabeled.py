@@ -42,7 +42,10 @@ def run_of(epochs: int = 3, **arguments: Any) -> TrainingRun:
     given = {"imgsz": IMGSZ, "batch": 4, "workers": 0, "close_mosaic": 1, **_STILL, **arguments}
     settings = get_cfg(overrides=given)
     plain = epochs - settings.close_mosaic
-    return TrainingRun(epochs, 2, plain, torch.device("cpu"), nn.Module, settings)
+    batch = settings.batch
+    return TrainingRun(
+        epochs, 2, plain, torch.device("cpu"), nn.Module, settings, asked_batch=batch
+    )
 
 
 def begun(
@@ -94,6 +97,20 @@ def test_by_default_as_many_as_the_training_takes(folder: Path) -> None:
     extension = begun(folder, run_of(batch=6), batch=None)
     start(extension, 0)
     assert extension.extend_batch(labelled(2))["img"].shape[0] == 2 + 6
+
+
+@pytest.mark.parametrize(("own", "left"), [(None, 3), (4, 2), (1, 1)])
+def test_fewer_are_added_where_a_batch_did_not_fit_into_memory(
+    own: int | None, left: int, folder: Path
+) -> None:
+    """ultralytics halves the batch and begins the first epoch anew."""
+    run = run_of(batch=6)
+    extension = begun(folder, run, batch=own)
+    start(extension, 0)
+    assert extension.extend_batch(labelled(6))["img"].shape[0] == 6 + (own or 6)
+    run.arguments.batch = 3
+    start(extension, 0)
+    assert extension.extend_batch(labelled(3))["img"].shape[0] == 3 + left
 
 
 def test_every_image_comes_once_a_pass_and_batches_are_always_full(folder: Path) -> None:
