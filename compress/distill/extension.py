@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from compress.distill.criterion import MUTUAL_LOSS, TEACHER_LOSS, DistillationCriterion
-from compress.distill.schedule import phase_at
+from compress.distill.schedule import EpochPlan, phase_at
 from compress.distill.settings import Settings
 from compress.distill.teachers import Lesson, TeacherSpec
 from compress.distill.terms import TermSpec
@@ -18,7 +18,8 @@ from compress.models.inspect import is_end_to_end, neck_layers
 from compress.models.soft_targets import SoftAssigner
 from compress.models.trainer import TrainingExtension, TrainingRun
 
-MEASURED_EVERY = 100  # batches; gradients of each loss cost a backward pass of their own
+# batches, at least an epoch; gradients of each loss cost a backward pass of their own
+MEASURED_EVERY = 100
 
 
 class Distillation(TrainingExtension):
@@ -88,14 +89,23 @@ class Distillation(TrainingExtension):
 
     def start_epoch(self, epoch: int) -> None:
         """What counts in this epoch, and whether gradients are measured at its first batch."""
-        assert self.run is not None
         assert self.criterion is not None
-        run, batches = self.run, self.run.batches
         for lesson in self.lessons:
             lesson.start_epoch(epoch)
-        self.criterion.plan = self.settings.plan(self.terms, epoch, run.epochs, run.plain_from)
-        before = (epoch - 1) * batches // MEASURED_EVERY
-        self.criterion.measuring = epoch == 0 or epoch * batches // MEASURED_EVERY > before
+        self.criterion.plan = self._plan(epoch)
+        self.criterion.measuring = self._measures(epoch)
+
+    def _plan(self, epoch: int) -> EpochPlan:
+        assert self.run is not None
+        return self.settings.plan(self.terms, epoch, self.run.epochs, self.run.plain_from)
+
+    def _measures(self, epoch: int) -> bool:
+        """At the start, wherever other losses begin to count, and now and then in between."""
+        assert self.run is not None
+        if epoch == 0 or self._plan(epoch).counting != self._plan(epoch - 1).counting:
+            return True
+        batches = self.run.batches
+        return epoch * batches // MEASURED_EVERY > (epoch - 1) * batches // MEASURED_EVERY
 
     def loss_names(self) -> list[str]:
         """One a term, and what online teachers learn."""

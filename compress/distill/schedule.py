@@ -76,6 +76,11 @@ class EpochPlan:
     temperatures: tuple[float | None, ...]
     teaches: bool
 
+    @property
+    def counting(self) -> tuple[bool, ...]:
+        """Which of them count: the ground truth, then each term."""
+        return (self.labels > 0, *(weight > 0 for weight in self.weights))
+
 
 def phase_at(phases: Sequence[Phase], epoch: int) -> Phase | None:
     """The phase that ``epoch`` is in; the last one beyond the end; None without phases."""

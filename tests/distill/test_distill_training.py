@@ -270,6 +270,18 @@ def test_shares_of_the_gradient_are_measured_now_and_then(
     assert room.criterion.measuring
 
 
+def test_shares_are_measured_anew_where_other_losses_begin_to_count(
+    net: nn.Module, wide_net: nn.Module
+) -> None:
+    phases = (Phase(2, frozenset({"features"})), Phase(8, frozenset({"labels"})))
+    room = Classroom(net, deepcopy(wide_net), terms=[CWD], settings=Settings(phases=phases))
+    measured = []
+    for epoch in range(4):
+        room.distillation.start_epoch(epoch)
+        measured.append(room.criterion.measuring)
+    assert measured == [True, False, True, False]
+
+
 def test_hard_images_count_more(net: nn.Module, wide_net: nn.Module, images: Tensor) -> None:
     values = []
     for hard in (False, True):
