@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import statistics
 import subprocess
 import sys
@@ -32,16 +33,28 @@ WAYS: Mapping[str, list[dict[str, Any]]] = {
     "bckd": [{"kind": "bckd"}],
     "bckd + cwd": [{"kind": "bckd"}, {"kind": "cwd"}],
     "l2": [{"kind": "l2"}],
+    # weights tried on val with seed 0, for shares of the gradient near those of the labels
+    "cwd, weight 6": [{"kind": "cwd", "weight": 6.0}],
+    "pkd, weight 5": [{"kind": "pkd", "weight": 5.0}],
+    "l2, weight 0.15": [{"kind": "l2", "weight": 0.15}],
+    "bckd, weight 0.5 + cwd, weight 6": [
+        {"kind": "bckd", "weight": 0.5},
+        {"kind": "cwd", "weight": 6.0},
+    ],
 }
+
+
+def folder_of(out: Path, way: str, seed: int) -> Path:
+    """Where one run lies."""
+    return out / f"{re.sub('[^a-z0-9.]+', '-', way)}-{seed}"
 
 
 def ours(out: Path, way: str, seed: int, given: argparse.Namespace) -> dict[str, Any]:
     """Train by recipe; figures of the run."""
-    folder = out / f"{way.replace(' ', '')}-{seed}"
+    folder = folder_of(out, way, seed)
     recipe = yaml.safe_load(RECIPE.read_text())
     if way != PLAIN:
-        losses = [{**loss, **given.weights.get(loss["kind"], {})} for loss in WAYS[way]]
-        recipe["stages"][0]["distill"] = {"teachers": [str(given.teacher)], "losses": losses}
+        recipe["stages"][0]["distill"] = {"teachers": [str(given.teacher)], "losses": WAYS[way]}
     file = out / f"{folder.name}.yaml"
     file.write_text(yaml.safe_dump(recipe, sort_keys=False))
     settings = [f"model={given.student}", f"data={given.data}", f"seed={seed}", *given.set]
@@ -54,8 +67,8 @@ def ours(out: Path, way: str, seed: int, given: argparse.Namespace) -> dict[str,
     return {
         **_measured(folder / stage["files"]["checkpoint"]["path"], given.data, record["imgsz"]),
         "gradient_shares": shares,
-        "train": recipe["stages"][0]["train"],
         "imgsz": record["imgsz"],
+        "arguments": stage["config"]["train"],
     }
 
 
@@ -63,10 +76,11 @@ def theirs(
     out: Path, seed: int, given: argparse.Namespace, like: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Train by ultralytics' command line with ``distill_model=``, with the settings of ``like``."""
-    folder = out / f"ultralytics-{seed}"
+    folder = folder_of(out, THEIRS, seed)
     best = folder / "weights" / "best.pt"
     if not (folder / "done").exists():
         settings = {**like["arguments"], "imgsz": like["imgsz"], "seed": seed, "device": "cpu"}
+        settings |= {"nbs": settings["batch"], "deterministic": True}  # as ours
         words = [f"{key}={value}" for key, value in settings.items()]
         words += [f"model={given.student}", f"data={given.data}", f"distill_model={given.teacher}"]
         words += [f"project={out}", f"name={folder.name}", "exist_ok=True", "workers=0"]
@@ -119,7 +133,6 @@ def main() -> None:
     parser.add_argument("name")
     parser.add_argument("--ways", nargs="+", default=[PLAIN, THEIRS, *WAYS])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--weights", type=json.loads, default={}, help='{"cwd": {"weight": 2}}')
     parser.add_argument("--set", nargs="*", default=[], help="overrides of the recipe")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
@@ -133,27 +146,30 @@ def main() -> None:
     for seed in given.seeds:
         like: dict[str, Any] = {}
         for way in given.ways:
-            if way == THEIRS:
-                found = theirs(out, seed, given, like)
-            else:
-                found = ours(out, way, seed, given)
-                like = {"arguments": _arguments(out, way, seed), "imgsz": found["imgsz"]}
+            found = remembered(out, way, seed, given, like)
+            like = like or found
             results.setdefault(way, []).append(found)
             facts = (
-                f"Student {Path(given.student).name}, teacher {given.teacher.name}, "
-                f"{given.data.name}, {like['imgsz']} px, {like['arguments']['epochs']} epochs."
+                f"Student {Path(given.student).name}, teacher {given.teacher.stem}, "
+                f"{given.data.name}, {like['imgsz']} px, {like['arguments']['epochs']} epochs, "
+                f"batch {like['arguments']['batch']}."
             )
             content = {**table(results), "facts": facts, "results": results}
             file.write_text(json.dumps(content, indent=1) + "\n")
 
 
-def _arguments(out: Path, way: str, seed: int) -> dict[str, Any]:
-    """Training arguments of a finished run, with ultralytics' names."""
-    folder = out / f"{way.replace(' ', '')}-{seed}"
-    record = json.loads((folder / "run.json").read_text())
-    stage = next(stage for stage in record["stages"] if stage["name"] == "base")
-    arguments = dict(stage["config"]["train"])
-    return {**arguments, "nbs": arguments["batch"], "deterministic": True}
+def remembered(
+    out: Path, way: str, seed: int, given: argparse.Namespace, like: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Figures of one run, measured once. ``like`` is a run of ours: ultralytics' is set alike."""
+    folder = folder_of(out, way, seed)
+    memo = folder.parent / f"{folder.name}.json"
+    asked = {"losses": WAYS.get(way), "student": given.student, "set": given.set}
+    if memo.exists() and json.loads(memo.read_text())["asked"] == asked:
+        return dict(json.loads(memo.read_text())["found"])
+    run = theirs(out, seed, given, like) if way == THEIRS else ours(out, way, seed, given)
+    memo.write_text(json.dumps({"asked": asked, "found": run}, indent=1))
+    return run
 
 
 if __name__ == "__main__":
