@@ -12,7 +12,7 @@ from compress.models.heads import HeadFacts, facts_of_yaml
 from compress.pipeline.job import Job, written_at
 from compress.pipeline.links import FromRecipe, Step
 from compress.pipeline.tasks import task_faults, teacher_place
-from compress.recipe.distillation import KeypointsLoss
+from compress.recipe.losses import KeypointsLoss
 from compress.recipe.schema import distill_of
 from compress.recipe.tree import Fault, KeyPath
 from export.patterns import matching

@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from compress.recipe.distillation import Teacher, TemperatureSteps
+from compress.recipe.distillation import Teacher
+from compress.recipe.losses import TemperatureSteps
 from compress.recipe.schema import Recipe
 from compress.recipe.tree import Fault, KeyPath
 from compress.recipe.wording import did_you_mean, shown, unknown

@@ -17,14 +17,8 @@ from compress.models.class_map import class_index
 from compress.models.trainer import TrainingExtension
 from compress.models.unlabeled import UnlabeledImages
 from compress.pipeline.contract import Artifact, Context
-from compress.recipe.distillation import (
-    AVERAGE,
-    Distill,
-    FeatureTerm,
-    LossTerm,
-    Teacher,
-    TemperatureSteps,
-)
+from compress.recipe.distillation import AVERAGE, Distill, Teacher
+from compress.recipe.losses import FeatureTerm, LossTerm, TemperatureSteps
 
 _COMMON = {"kind", "temperature", *FeatureTerm.model_fields}
 
