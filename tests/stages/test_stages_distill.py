@@ -20,7 +20,8 @@ from compress.models.build import build_model
 from compress.models.checkpoint import foreign_names, load_checkpoint, save_checkpoint
 from compress.models.inspect import conv_widths
 from compress.pipeline.contract import Artifact
-from compress.recipe.distillation import Distill, DistillLoss
+from compress.recipe.distillation import Distill
+from compress.recipe.losses import DistillLoss
 from compress.recipe.sections import TrainArguments
 from compress.stages.distillation import term_specs
 
