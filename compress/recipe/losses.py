@@ -59,7 +59,7 @@ class LossTerm(Strict):
 
     @model_validator(mode="after")
     def _final_needs_a_schedule(self) -> LossTerm:
-        if self.schedule == "constant" and "final" in self.model_fields_set:
+        if self.schedule == "constant" and self.final:
             raise ValueError(
                 "`final` means nothing with `schedule: constant`; give linear or cosine"
             )

@@ -119,8 +119,8 @@ def _shares(found: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _spread(values: Sequence[float]) -> str:
-    spread = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{statistics.mean(values):.3f} ± {spread:.3f}"
+    mean = f"{statistics.mean(values):.3f}"
+    return f"{mean} ± {statistics.stdev(values):.3f}" if len(values) > 1 else mean
 
 
 def main() -> None:
@@ -133,6 +133,7 @@ def main() -> None:
     parser.add_argument("name")
     parser.add_argument("--ways", nargs="+", default=[PLAIN, THEIRS, *WAYS])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--finished", action="store_true", help="tabulate what is there")
     parser.add_argument("--set", nargs="*", default=[], help="overrides of the recipe")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
@@ -147,6 +148,8 @@ def main() -> None:
         like: dict[str, Any] = {}
         for way in given.ways:
             found = remembered(out, way, seed, given, like)
+            if found is None:
+                continue
             like = like or found
             results.setdefault(way, []).append(found)
             facts = (
@@ -154,19 +157,33 @@ def main() -> None:
                 f"{given.data.name}, {like['imgsz']} px, {like['arguments']['epochs']} epochs, "
                 f"batch {like['arguments']['batch']}."
             )
-            content = {**table(results), "facts": facts, "results": results}
+            shown = {"the teacher": [taught(out, given, like["imgsz"])], **results}
+            content = {**table(shown), "facts": facts, "results": shown}
             file.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def taught(out: Path, given: argparse.Namespace, imgsz: int) -> dict[str, Any]:
+    """Figures of the teacher, measured once."""
+    memo = out / "teacher.json"
+    if not memo.exists():
+        memo.write_text(json.dumps(_measured(given.teacher, given.data, imgsz)))
+    return dict(json.loads(memo.read_text()))
 
 
 def remembered(
     out: Path, way: str, seed: int, given: argparse.Namespace, like: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Figures of one run, measured once. ``like`` is a run of ours: ultralytics' is set alike."""
+) -> dict[str, Any] | None:
+    """Figures of one run, measured once. ``like`` is a run of ours: ultralytics' is set alike.
+
+    None for a run that is not finished, where no more are wanted.
+    """
     folder = folder_of(out, way, seed)
     memo = folder.parent / f"{folder.name}.json"
     asked = {"losses": WAYS.get(way), "student": given.student, "set": given.set}
     if memo.exists() and json.loads(memo.read_text())["asked"] == asked:
         return dict(json.loads(memo.read_text())["found"])
+    if given.finished:
+        return None
     run = theirs(out, seed, given, like) if way == THEIRS else ours(out, way, seed, given)
     memo.write_text(json.dumps({"asked": asked, "found": run}, indent=1))
     return run
