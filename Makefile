@@ -10,7 +10,7 @@ quickstart: $(READY)
 	$(BIN)/compress run recipes/quickstart.yaml
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: $(READY)
 	$(BIN)/ruff check .
