@@ -94,7 +94,8 @@ def _teacher(
         return TeacherSpec(None, teacher.weight)
     assert file is not None
     model: nn.Module = load_checkpoint(file.path)
-    classes = class_index(model, context.data.names) if by_class else None
+    what = f"teacher '{teacher.model}'"
+    classes = class_index(model, context.data.names, what) if by_class else None
     return TeacherSpec(
         model, teacher.weight, None if classes is None else tuple(classes), teacher.online
     )
