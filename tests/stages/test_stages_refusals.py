@@ -68,7 +68,7 @@ def test_weights_taken_as_they_are_must_know_the_classes(
     assert "when: classes_differ" in message
 
 
-@pytest.mark.parametrize("wrong", ["foreign", "renamed"])
+@pytest.mark.parametrize("wrong", ["foreign"])  # other orders are mapped by name
 @pytest.mark.parametrize("kind", ["finetune", "qat"])
 def test_a_teacher_of_other_classes_is_refused_with_both_lists(
     kind: str,
@@ -83,7 +83,7 @@ def test_a_teacher_of_other_classes_is_refused_with_both_lists(
     config, context = schema(stage=kind, train=ONE_EPOCH, distill=DISTILL), make_context(kind)
     with pytest.raises(CompressError, match="teacher 'base' lacks") as caught:
         stage.run(config, inputs, context)
-    assert "0: square, 1: disc, 2: bar" in str(caught.value)
+    assert "data: square, disc, bar" in str(caught.value)
     assert "disc" in str(caught.value).splitlines()[1]
     assert list(context.out.iterdir()) == []
 
