@@ -29,7 +29,7 @@ EXTRAS: Mapping[str, Mapping[str, str]] = {
     "tensorrt": {"tensorrt": "tensorrt", "pycuda": "pycuda"},
     "dev": {
         "pytest": "pytest",
-        "pytest-timeout": "pytest_timeout",
+        "pytest-timeout", "pytest-xdist": "pytest_timeout",
         "hypothesis": "hypothesis",
         "ruff": "ruff",
         "mypy": "mypy",
