@@ -29,7 +29,8 @@ EXTRAS: Mapping[str, Mapping[str, str]] = {
     "tensorrt": {"tensorrt": "tensorrt", "pycuda": "pycuda"},
     "dev": {
         "pytest": "pytest",
-        "pytest-timeout", "pytest-xdist": "pytest_timeout",
+        "pytest-timeout": "pytest_timeout",
+        "pytest-xdist": "xdist",
         "hypothesis": "hypothesis",
         "ruff": "ruff",
         "mypy": "mypy",
