@@ -7,6 +7,19 @@ from contextlib import contextmanager
 
 from compress.progress import Task
 
+# a short training with all that a resume must put back: mosaic, its closing, warm-up
+ARGUMENTS = {
+    "epochs": 3,
+    "batch": 8,
+    "optimizer": "AdamW",
+    "lr0": 0.002,
+    "mosaic": 1.0,
+    "mixup": 0.3,
+    "close_mosaic": 1,
+    "warmup_epochs": 1,
+}
+BATCHES = 2  # an epoch
+
 
 class Killed(BaseException):
     """No error that anything may catch."""

@@ -30,15 +30,14 @@ def build_term(
     Raises:
         CompressError: the nets have no layers or levels that could be compared.
     """
+    if spec.source == "features":
+        pairs = match_layers(student, teacher, spec.at, spec.teacher_at, spec.levels, imgsz, device)
+        return FeatureTerm(spec, pairs)
+    _check_levels(spec, student, teacher)
     if spec.kind == "crosskd":
-        _check_levels(spec, student, teacher)
         return CrossTerm(spec, student, teacher, classes)
-    if spec.source == "outputs":
-        _check_levels(spec, student, teacher)
-        _check_bins(spec, student, teacher)
-        return OutputTerm(_with_keypoints(spec, student, teacher))
-    pairs = match_layers(student, teacher, spec.at, spec.teacher_at, spec.levels, imgsz, device)
-    return FeatureTerm(spec, pairs)
+    _check_bins(spec, student, teacher)
+    return OutputTerm(_with_keypoints(spec, student, teacher))
 
 
 def _check_levels(spec: TermSpec, student: nn.Module, teacher: nn.Module) -> None:
@@ -68,9 +67,9 @@ def _with_keypoints(spec: TermSpec, student: nn.Module, teacher: nn.Module) -> T
     Raises:
         CompressError: the two heads write keypoints on different scales.
     """
-    shape = keypoint_shape(student)
     if spec.kind != "keypoints":
         return spec
+    shape = keypoint_shape(student)
     if shape is None:
         raise CompressError("distill: keypoints are compared, but the student predicts none.")
     ours, theirs = (type(detect_head(model)).__name__ for model in (student, teacher))
@@ -100,7 +99,6 @@ class CrossTerm(Term):
             for branch in (0, 1)
         ]
         self.head = CrossHead(classes=joints[1], boxes=joints[0])
-        self.follow(teacher)
         self.index = None if classes is None else list(classes)
 
     def follow(self, teacher: nn.Module) -> None:

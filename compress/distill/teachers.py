@@ -54,14 +54,12 @@ class Lesson:
         if teacher.classes is not None:
             self.index = torch.tensor(teacher.classes, device=device)
         self.criterion: Callable[..., Any] | None = None
-        self._student: nn.Module = student
         self._taps: list[Taps] = []
         self._updates = 0
 
     def listen(self, student: nn.Module, average: Callable[[], nn.Module]) -> None:
         """Hook the nets that are really run; an average exists only once a training is set up."""
         self.close()
-        self._student = student
         if self.model is None:
             self.model = average()
             for term in self.terms:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -63,7 +64,7 @@ class Seen:
     mix: Mix | None = None
 
 
-class Term(nn.Module):
+class Term(nn.Module, ABC):
     """One loss between one student and one teacher. Its parameters are trained."""
 
     def __init__(self, spec: TermSpec) -> None:
@@ -83,9 +84,9 @@ class Term(nn.Module):
     def follow(self, teacher: nn.Module) -> None:
         """Called once the teacher that is really run is known."""
 
+    @abstractmethod
     def forward(self, seen: Seen, temperature: float | None) -> Tensor:
         """The loss of each image, (N,), summed over levels."""
-        raise NotImplementedError
 
 
 class FeatureTerm(Term):
@@ -120,8 +121,10 @@ class FeatureTerm(Term):
         return torch.stack(values).sum(0)
 
 
-class LevelLoss(nn.Module):
+class LevelLoss(nn.Module, ABC):
     """A feature loss at one level: a bridge for the student's map, then a function of both."""
+
+    mixes = True  # whether CutMix may mix its maps
 
     def __init__(self, spec: TermSpec, pair: Pair) -> None:
         super().__init__()
@@ -132,28 +135,35 @@ class LevelLoss(nn.Module):
         """What makes the student's map comparable: a 1x1 convolution where widths differ."""
         return projector(pair.student_width, pair.teacher_width)
 
-    def compare(self, ours: Tensor, theirs: Tensor, temperature: float | None) -> Tensor:
-        """The loss of each image, (N,)."""
-        raise NotImplementedError
+    @abstractmethod
+    def compare(
+        self, ours: Tensor, theirs: Tensor, seen: Seen, temperature: float | None
+    ) -> Tensor:
+        """The loss of each image, (N,), between bridged maps of one shape."""
 
     def forward(
         self, ours: Tensor, theirs: Tensor, seen: Seen, temperature: float | None
     ) -> Tensor:
         """The loss of each image, (N,), between maps (N, C, H, W)."""
         bridged = self.bridge(ours)
-        if seen.mix is not None:
+        if self.mixes and seen.mix is not None:
             bridged, theirs = seen.mix(bridged), seen.mix(theirs)
-        return self.compare(bridged, theirs, temperature)
+        return self.compare(bridged, theirs, seen, temperature)
 
 
 class _Cwd(LevelLoss):
-    def compare(self, ours: Tensor, theirs: Tensor, temperature: float | None) -> Tensor:
+    def compare(
+        self, ours: Tensor, theirs: Tensor, seen: Seen, temperature: float | None
+    ) -> Tensor:
+        del seen
         return features.cwd(ours, theirs, temperature or 1.0)
 
 
 class _Mimic(LevelLoss):
-    def compare(self, ours: Tensor, theirs: Tensor, temperature: float | None) -> Tensor:
-        del temperature
+    def compare(
+        self, ours: Tensor, theirs: Tensor, seen: Seen, temperature: float | None
+    ) -> Tensor:
+        del seen, temperature
         return features.mimic(ours, theirs)
 
 
@@ -164,8 +174,10 @@ class _Mgd(_Mimic):
 
 
 class _Pkd(LevelLoss):
-    def compare(self, ours: Tensor, theirs: Tensor, temperature: float | None) -> Tensor:
-        del temperature
+    def compare(
+        self, ours: Tensor, theirs: Tensor, seen: Seen, temperature: float | None
+    ) -> Tensor:
+        del seen, temperature
         return features.pkd(ours, theirs)
 
 
@@ -174,31 +186,36 @@ class _At(LevelLoss):
         del pair
         return nn.Identity()  # energies have one channel on both sides
 
-    def compare(self, ours: Tensor, theirs: Tensor, temperature: float | None) -> Tensor:
-        del temperature
+    def compare(
+        self, ours: Tensor, theirs: Tensor, seen: Seen, temperature: float | None
+    ) -> Tensor:
+        del seen, temperature
         return features.at(ours, theirs)
 
 
 class _Attention(LevelLoss):
-    def compare(self, ours: Tensor, theirs: Tensor, temperature: float | None) -> Tensor:
-        del temperature
+    def compare(
+        self, ours: Tensor, theirs: Tensor, seen: Seen, temperature: float | None
+    ) -> Tensor:
+        del seen, temperature
         return features.attention(ours, theirs)
 
 
 class _Fgd(LevelLoss):
+    mixes = False  # boxes say what is foreground
+
     def __init__(self, spec: TermSpec, pair: Pair) -> None:
         super().__init__(spec, pair)
         self.relation_weight = float(self.options.pop("relation"))
         self.our_context = ContextBlock(pair.teacher_width)
         self.their_context = ContextBlock(pair.teacher_width)
 
-    def forward(
+    def compare(
         self, ours: Tensor, theirs: Tensor, seen: Seen, temperature: float | None
     ) -> Tensor:
-        """Boxes say what is foreground: maps are never mixed, images without labels left out."""
-        bridged = self.bridge(ours)
-        focal = features.fgd(bridged, theirs, seen.boxes, temperature or 0.5, **self.options)
-        both = relation(self.our_context(bridged), self.their_context(theirs.detach()))
+        """Of images with labels alone; the mean over all is theirs."""
+        focal = features.fgd(ours, theirs, seen.boxes, temperature or 0.5, **self.options)
+        both = relation(self.our_context(ours), self.their_context(theirs.detach()))
         known = torch.arange(len(focal), device=focal.device) < seen.labelled
         return (focal + self.relation_weight * both) * known * (len(focal) / max(seen.labelled, 1))
 

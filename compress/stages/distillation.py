@@ -18,7 +18,7 @@ from compress.models.trainer import TrainingExtension
 from compress.models.unlabeled import UnlabeledImages
 from compress.pipeline.contract import Artifact, Context
 from compress.recipe.distillation import AVERAGE, Distill, Teacher
-from compress.recipe.losses import FeatureTerm, LossTerm, TemperatureSteps
+from compress.recipe.losses import DistillLoss, FeatureTerm, TemperatureSteps
 
 _COMMON = {"kind", "temperature", *FeatureTerm.model_fields}
 
@@ -47,25 +47,24 @@ def distillation(
     return extensions
 
 
-def term_specs(losses: list[LossTerm]) -> list[TermSpec]:
+def term_specs(losses: list[DistillLoss]) -> list[TermSpec]:
     """The losses with names of their own: a kind's second one is ``<kind>_2``."""
     seen: Counter[str] = Counter()
     specs = []
     for loss in losses:
-        kind = str(loss.model_dump()["kind"])
-        seen[kind] += 1
-        name = kind if seen[kind] == 1 else f"{kind}_{seen[kind]}"
-        specs.append(_term(loss, kind, name))
+        seen[loss.kind] += 1
+        name = loss.kind if seen[loss.kind] == 1 else f"{loss.kind}_{seen[loss.kind]}"
+        specs.append(_term(loss, name))
     return specs
 
 
-def _term(loss: LossTerm, kind: str, name: str) -> TermSpec:
+def _term(loss: DistillLoss, name: str) -> TermSpec:
     mosaic = loss.stop == "close_mosaic"
     temperature = getattr(loss, "temperature", None)
     at = getattr(loss, "at", "neck")
     teacher_at = getattr(loss, "teacher_at", None)
     return TermSpec(
-        kind=kind,
+        kind=loss.kind,
         name=name,
         weight=Weight(
             loss.weight,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from killed_training import Killed, KilledAt, killed
+from killed_training import ARGUMENTS, BATCHES, Killed, KilledAt, killed
 from small_extension import LOSS, Mimic
 from small_nets import IMGSZ, Silent, calibrated
 from torch import Tensor, nn
@@ -29,18 +29,6 @@ from compress.models.trainer import (
 )
 from compress.models.training_state import read_state, write_state
 from compress.quantize.scales import ScaleTraining
-
-ARGUMENTS = {
-    "epochs": 3,
-    "batch": 8,
-    "optimizer": "AdamW",
-    "lr0": 0.002,
-    "mosaic": 1.0,
-    "mixup": 0.3,
-    "close_mosaic": 1,
-    "warmup_epochs": 1,
-}
-BATCHES = 2  # an epoch
 
 
 def job(data: Path, folder: Path, **arguments: object) -> TrainingJob:

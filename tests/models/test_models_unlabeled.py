@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from killed_training import Killed, KilledAt, killed
+from killed_training import ARGUMENTS, BATCHES, Killed, KilledAt, killed
 from small_nets import IMGSZ, Silent
 from torch import Tensor, nn
 from ultralytics.cfg import get_cfg
@@ -294,19 +294,6 @@ class Watch(TrainingExtension):
 
     def keeps_last(self) -> bool:
         return True  # whichever epoch was the best
-
-
-ARGUMENTS = {
-    "epochs": 3,
-    "batch": 8,
-    "optimizer": "AdamW",
-    "lr0": 0.002,
-    "mosaic": 1.0,
-    "mixup": 0.3,
-    "close_mosaic": 1,
-    "warmup_epochs": 1,
-}
-BATCHES = 2  # an epoch
 
 
 @pytest.fixture(scope="module")
