@@ -158,14 +158,24 @@ def _teachers(recipe: Recipe, config: Any, before: Sequence[Step]) -> dict[str, 
 
 
 def _sensitivity(recipe: Recipe, config: Any, before: Sequence[Step]) -> dict[str, Link]:
+    return _measured_on_the_last("sensitivity", recipe, config, before)
+
+
+def _int8_sensitivity(recipe: Recipe, config: Any, before: Sequence[Step]) -> dict[str, Link]:
+    return _measured_on_the_last("int8_sensitivity", recipe, config, before)
+
+
+def _measured_on_the_last(
+    what: str, recipe: Recipe, config: Any, before: Sequence[Step]
+) -> dict[str, Link]:
     """What was measured on an earlier checkpoint says nothing of the chain's last."""
     checkpoint = _checkpoint(recipe, config, before)["checkpoint"]
     measured = [
         step
         for step in before
-        if "sensitivity" in step.kind.gives and step.links["checkpoint"] == checkpoint
+        if what in step.kind.gives and step.links["checkpoint"] == checkpoint
     ]
-    return {"sensitivity": FromStage(measured[-1].name, "sensitivity")} if measured else {}
+    return {what: FromStage(measured[-1].name, what)} if measured else {}
 
 
 def _ranges(recipe: Recipe, config: Any, before: Sequence[Step]) -> dict[str, Link]:
@@ -191,6 +201,7 @@ _LINKERS: Mapping[str, Callable[[Recipe, Any, Sequence[Step]], dict[str, Link]]]
     "checkpoint": _checkpoint,
     "checkpoints": _checkpoints,
     "sensitivity": _sensitivity,
+    "int8_sensitivity": _int8_sensitivity,
     "teachers": _teachers,
     "ranges": _ranges,
     "graphs": _graphs,

@@ -9,23 +9,31 @@ from torch import Tensor, nn
 
 from export.ranges import QMAX, QMIN
 
-WEIGHT_MAX = 127  # symmetric and narrow: -127..127
 MAX_CHANGE = 4.0  # of a trained scale against its calibrated value
 LEAST_SCALE = torch.finfo(torch.float32).eps  # keeps values / scale far from overflow
 
 
-def quantize_weight(weight: Tensor) -> Tensor:
-    """Each output channel of ``weight`` (out, in, kh, kw) on its own symmetric INT8 grid.
+class WeightQuantizer(nn.Module):
+    """Rounds each output channel of one convolution's weight to its own symmetric grid.
 
-    The scale of a channel is its largest magnitude / 127. Gradients pass straight through.
+    The scale of a channel is its largest magnitude / qmax, qmax = 2^(bits - 1) - 1.
     """
-    channels = weight.shape[0]
-    peak = weight.detach().abs().reshape(channels, -1).amax(1)
-    scale = (peak / WEIGHT_MAX).clamp_min(torch.finfo(torch.float32).tiny)
-    zero_point = torch.zeros(channels, dtype=torch.int32, device=weight.device)
-    return torch.fake_quantize_per_channel_affine(
-        weight, scale, zero_point, 0, -WEIGHT_MAX, WEIGHT_MAX
-    )
+
+    def __init__(self, bits: int = 8) -> None:
+        super().__init__()
+        self.qmax = 2 ** (bits - 1) - 1
+
+    def scale(self, weight: Tensor) -> Tensor:
+        """Width of a step in each channel, (out,), above 0."""
+        peak = weight.detach().abs().reshape(len(weight), -1).amax(1)
+        return (peak / self.qmax).clamp_min(torch.finfo(torch.float32).tiny)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """``weight`` (out, in, kh, kw) rounded; gradients pass straight through."""
+        zero_point = torch.zeros(len(weight), dtype=torch.int32, device=weight.device)
+        return torch.fake_quantize_per_channel_affine(
+            weight, self.scale(weight), zero_point, 0, -self.qmax, self.qmax
+        )
 
 
 class FakeQuantizer(nn.Module):

@@ -12,15 +12,19 @@ from compress.recipe.sections import (
     Alignment,
     BenchGates,
     CheckpointGates,
+    Damping,
     Device,
     Importance,
     LatencyRuntime,
     PruneGates,
     PruneTarget,
     Quantization,
+    QuantizationNoise,
     Sparsity,
     StageName,
     Strict,
+    Target,
+    Targets,
     TrainArguments,
     distinct,
 )
@@ -179,10 +183,46 @@ class FinetuneStage(StageBase, Trained):
     accept: CheckpointGates = CheckpointGates()
 
 
+class ActivationStage(StageBase):
+    """Put another activation in place of SiLU; a finetune behind it recovers what that costs.
+
+    ``where: pays`` swaps only where the exported layer measures faster on ``latency:``.
+    """
+
+    stage: Literal["activation"]
+    to: Literal["relu", "relu6", "hardswish"] = "relu"
+    where: Literal["everywhere", "pays"] = "everywhere"
+    layers: list[str] = Field(default=["*"], description="patterns of module names")
+    ignore: list[str] = Field(default=[])
+    latency: LatencyRuntime = LatencyRuntime()
+    bn_images: int = Field(
+        default=256, ge=0, description="train images that BatchNorm is re-estimated on; 0: none"
+    )
+    accept: CheckpointGates = CheckpointGates()
+
+    @property
+    def timed(self) -> bool:
+        """Whether time is measured to choose layers."""
+        return self.where == "pays"
+
+
+class Int8SensitivityStage(StageBase, Quantization):
+    """MAP and noise with one layer quantized at a time, on images of the train split.
+
+    A ptq or qat stage behind it keeps the worst layers float, up to its ``max_float_share``.
+    """
+
+    stage: Literal["int8_sensitivity"]
+    images: int = Field(default=32, ge=1)
+
+
 class PtqStage(StageBase, Quantization):
-    """Post-training quantization: ranges from calibration, weights untouched."""
+    """Post-training quantization: ranges from calibration."""
 
     stage: Literal["ptq"]
+    bias_correction: bool = Field(
+        default=False, description="biases make up for the mean error of rounded weights"
+    )
     accept: CheckpointGates = CheckpointGates()
 
 
@@ -190,21 +230,51 @@ class QatStage(StageBase, Trained, Quantization):
     """Quantization-aware training: ranges and weights are trained under fake quantization."""
 
     stage: Literal["qat"]
+    ranges: Literal["learned", "ema", "fixed"] = Field(
+        default="learned", description="of activations: by gradient, moving extremes, calibration"
+    )
+    weight_scales: Literal["max", "learned"] = "max"
+    noise: QuantizationNoise = QuantizationNoise()
+    damping: Damping | None = None
     accept: CheckpointGates = CheckpointGates()
+
+
+class NmsSettings(Strict):
+    """Of ``head: nms``: boxes that overlap a better one of their class by ``iou`` are dropped."""
+
+    iou: float = Field(default=0.7, gt=0.0, lt=1.0)
+    score: float = Field(default=0.25, ge=0.0, lt=1.0)
+    max_boxes: int = Field(default=300, ge=1)
 
 
 class ExportStage(StageBase):
     """Float ONNX of every checkpoint of the chain, INT8 ONNX of the last one for each target."""
 
     stage: Literal["export"]
-    targets: Annotated[list[Literal["onnxruntime", "tensorrt"]], AfterValidator(distinct)] = Field(
-        ["onnxruntime"], min_length=1
-    )
+    targets: Targets = Field(["onnxruntime"], min_length=1)
     opset: int = Field(default=17, ge=13, le=20)
+    ir_version: int | None = Field(
+        default=None, ge=7, le=11, description="of the files, where a runtime is too old for onnx's"
+    )
+    head: Literal["raw", "decoded", "nms"] = "decoded"
+    keep: int | None = Field(
+        default=None, ge=1, description="only the cells with the highest scores are decoded"
+    )
+    nms: NmsSettings = NmsSettings()
     parity_images: int = Field(default=8, ge=1)
     pad_outputs: Alignment | None = Field(
         default=None, description="pad class outputs to this multiple and slice them off again"
     )
+
+
+class BundleStage(StageBase):
+    """A folder that runs on its own: ONNX, labels, pre- and post-processing, hashes, a runtime."""
+
+    stage: Literal["bundle"]
+    target: Target = "onnxruntime"
+    score: float = Field(default=0.25, ge=0.0, lt=1.0)
+    iou: float = Field(default=0.7, gt=0.0, lt=1.0)
+    max_boxes: int = Field(default=300, ge=1)
 
 
 class BenchStage(StageBase):
@@ -230,9 +300,12 @@ Stage = Annotated[
         SensitivityStage,
         PruneStage,
         FinetuneStage,
+        ActivationStage,
+        Int8SensitivityStage,
         PtqStage,
         QatStage,
         ExportStage,
+        BundleStage,
         BenchStage,
     ],
     Field(discriminator="stage"),

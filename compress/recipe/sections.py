@@ -55,6 +55,10 @@ def distinct(items: list[_Item]) -> list[_Item]:
     return items
 
 
+def _one_or_several(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
 def _known_alignment(align: object) -> object:
     if not isinstance(align, str):
         return align
@@ -65,6 +69,8 @@ def _known_alignment(align: object) -> object:
 
 Align = Annotated[int, Field(ge=1, le=MAX_ALIGN)]
 Alignment = Annotated[Align, BeforeValidator(_known_alignment)]
+Target = Literal["onnxruntime", "tensorrt", "openvino"]
+Targets = Annotated[list[Target], AfterValidator(distinct)]
 Importance = Literal["lamp", "l1", "l2", "bn_scale", "group_norm", "taylor", "hessian", "random"]
 Device = Annotated[str, AfterValidator(_known_device), BeforeValidator(_device)]
 StageName = Annotated[str, AfterValidator(_stage_name)]
@@ -123,6 +129,9 @@ class BenchGates(Strict):
     min_speedup: float | None = Field(
         default=None, gt=0, description="median latency of base / result"
     )
+    never_slower: bool = Field(
+        default=True, description="an INT8 file must not be slower than its float parent"
+    )
     max_size_share: float | None = Field(default=None, gt=0, description="bytes of result / base")
     back_off: BackOff | None = None
 
@@ -130,17 +139,62 @@ class BenchGates(Strict):
 class Calibration(Strict):
     """How activation ranges are first found, on images of the train split."""
 
-    method: Literal["minmax", "percentile"] = "percentile"
+    method: Literal["minmax", "percentile", "mse", "entropy"] = "percentile"
     percentile: float = Field(default=99.999, gt=50.0, le=100.0)
     images: int = Field(default=128, ge=1)
 
 
 class Quantization(Strict):
-    """What becomes INT8. Names in ``float_layers`` are module names; ``*`` matches any text."""
+    """What becomes INT8. Names in ``float_layers`` are module names; ``*`` matches any text.
 
-    target: Literal["onnxruntime"] = "onnxruntime"
+    ``target``: the runtimes whose rounding is simulated; of several, every point that one of them
+    rounds. ``quantize_head``: also the last convolutions of the head, which stay float otherwise.
+    """
+
+    target: Annotated[Targets, BeforeValidator(_one_or_several)] = Field(
+        ["onnxruntime"], min_length=1
+    )
     calibration: Calibration = Calibration()
     float_layers: list[str] = []
+    first_conv: Literal["auto", "float", "int8"] = Field(
+        default="int8", description="auto: whichever measures faster on the first target"
+    )
+    quantize_head: bool = False
+    equalize: bool = Field(default=False, description="cross-layer equalization before rounding")
+    weight_bits: int = Field(default=8, ge=2, le=8)
+    max_float_share: float = Field(
+        default=0.0,
+        ge=0.0,
+        lt=1.0,
+        description="share of the layers that may stay float so that the gate holds",
+    )
+
+    @property
+    def timed(self) -> bool:
+        """Whether time is measured to choose what stays float."""
+        return self.first_conv == "auto"
+
+
+class QuantizationNoise(Strict):
+    """What a training step rounds.
+
+    ``full``: everything. ``share``: a random ``share`` of each weight (Fan et al., Quant-Noise,
+    2020). ``uniform``: weights get noise of half a step in place of rounding. Activations are
+    always rounded.
+    """
+
+    kind: Literal["full", "share", "uniform"] = "full"
+    share: float = Field(default=0.5, gt=0.0, lt=1.0)
+
+
+class Damping(Strict):
+    """A penalty on weights that swing between two integers (Nagel et al., 2022).
+
+    Its weight rises from 0 to ``weight`` by a half-cosine, beginning at ``start`` of the run.
+    """
+
+    weight: float = Field(default=0.1, gt=0.0)
+    start: float = Field(default=0.25, ge=0.0, lt=1.0)
 
 
 class PruneTarget(Strict):
