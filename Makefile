@@ -15,7 +15,7 @@ test: $(READY)
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy compress bench export
+	$(BIN)/mypy compress bench deploy export
 
 setup: $(READY)
 

@@ -8,8 +8,8 @@ from typing import Any
 from bench.errors import BenchError
 
 
-def require(name: str) -> Any:
-    """Import the module ``name``.
+def require(name: str, extra: str = "train") -> Any:
+    """Import the module ``name``, which the extra ``extra`` brings.
 
     Raises:
         BenchError: it is missing or broken; the message holds the command that installs it.
@@ -18,6 +18,6 @@ def require(name: str) -> Any:
         return importlib.import_module(name)
     except ImportError as error:
         raise BenchError(
-            f"'{name}' is needed to measure ONNX files and cannot be imported ({error}). "
-            "Install it: pip install 'yolo-compress[train]'"
+            f"'{name}' is needed to measure these files and cannot be imported ({error}). "
+            f"Install it: pip install 'yolo-compress[{extra}]'"
         ) from error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from io import StringIO
 from typing import Literal
 
@@ -15,14 +15,15 @@ from bench.result import BenchResult, Row
 from bench.statistics import PERCENTILES, samples_needed
 
 _WIDE = 1000
+_TEXT = ("file", "runtime", "float")
 
 
 def render(result: BenchResult, markdown: bool = False) -> str:
     """The whole result as plain text, or as Markdown."""
     table = Table(box=box.MARKDOWN if markdown else box.SIMPLE_HEAD)
-    columns = _columns(result["rows"][0]["label"])
+    columns = _columns(result["rows"])
     for title in columns:
-        justify: Literal["left", "right"] = "left" if title == "file" else "right"
+        justify: Literal["left", "right"] = "left" if title in _TEXT else "right"
         table.add_column(_cell(title, markdown), justify=justify, no_wrap=True)
     for row in result["rows"]:
         table.add_row(*(_cell(column(row), markdown) for column in columns.values()))
@@ -37,9 +38,16 @@ def _cell(text: str, markdown: bool) -> Text:
     return Text(text.replace("|", "\\|") if markdown else text)
 
 
-def _columns(base: str) -> dict[str, Callable[[Row], str]]:
+def _columns(rows: Sequence[Row]) -> dict[str, Callable[[Row], str]]:
+    base = rows[0]["label"]
+    runtimes: dict[str, Callable[[Row], str]] = {
+        "runtime": lambda row: row["runtime"],
+        "float": lambda row: row["float_type"],
+    }
+    several = len({(row["runtime"], row["float_type"]) for row in rows}) > 1
     return {
         "file": lambda row: row["label"],
+        **(runtimes if several else {}),
         "MB": lambda row: f"{row['bytes'] / 1e6:.2f}",
         "p50 ms": lambda row: _milliseconds(row["latency_ms"]["p50"]),
         "p90 ms": lambda row: _milliseconds(row["latency_ms"]["p90"]),
@@ -60,8 +68,9 @@ def _notes(result: BenchResult) -> list[str]:
     count = result["rows"][0]["latency_ms"]["count"]
     notes = [
         f"{machine['cpu']}, {settings['threads']} of {machine['logical_cores']} cores, "
-        f"ONNX Runtime {machine['onnxruntime']} on {settings['device']}; inference alone, without "
-        f"letterbox and NMS; {count} rounds, all files in turn.",
+        f"{', '.join(dict.fromkeys(row['runtime'] for row in result['rows']))} on "
+        f"{settings['device']}; inference alone, without letterbox and NMS; {count} rounds, all "
+        "files in turn.",
     ]
     missing = [percent for percent in PERCENTILES if count < samples_needed(percent)]
     notes += [f"- : p{percent} needs {samples_needed(percent)} samples." for percent in missing]

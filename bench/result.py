@@ -19,10 +19,15 @@ class Latency(TypedDict):
 
 
 class Row(TypedDict):
-    """One file. ``fps`` is images/s of inference alone; ``speedup`` is against the first row."""
+    """One file. ``fps`` is images/s of inference alone; ``speedup`` is against the first row.
+
+    ``runtime`` is its name and version, ``float_type`` what layers that are not INT8 compute in.
+    """
 
     file: str
     label: str
+    runtime: str
+    float_type: str
     sha256: str
     bytes: int
     input: list[int]

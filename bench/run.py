@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -10,13 +9,13 @@ from pathlib import Path
 
 from bench.alignment import misaligned_convs, misalignment_message
 from bench.devices import require_device
+from bench.entries import Entry, entries_of
 from bench.errors import BenchAlignmentError, BenchError
 from bench.loop import Minimum, ProgressCallback, measure
 from bench.machine import Machine, read_machine
 from bench.noise import Interference, interference_between, likely_cause, read_cpu_seconds
 from bench.result import SCHEMA, BenchResult, Latency, Row
 from bench.runtimes.base import Runtime
-from bench.runtimes.onnxruntime_cpu import OnnxRuntimeCpu
 from bench.statistics import CV_LIMIT, median_ratio, percentile, samples_needed, summarise
 
 _WARMUP_ROUNDS = 3
@@ -48,6 +47,7 @@ class Settings:
 def bench_files(
     paths: Sequence[Path],
     *,
+    runtimes: Sequence[str] | None = None,
     device: str = "cpu",
     threads: int = 1,
     min_seconds: float = 5.0,
@@ -60,10 +60,12 @@ def bench_files(
     labels: Sequence[str] | None = None,
     progress: ProgressCallback | None = None,
 ) -> BenchResult:
-    """Latency, images/s and size of ONNX files, the first of them being the baseline.
+    """Latency, images/s and size of exported files, the first of them being the baseline.
 
     Args:
         paths: the files; all are loaded at once and called in turn.
+        runtimes: ``onnxruntime`` or ``openvino`` for each file (OpenVINO also reads an IR, ``.xml``
+            with its ``.bin``); None for ONNX Runtime throughout.
         device: ``cpu`` is what this version measures on.
         threads: of the runtime inside one operator.
         min_seconds: the least time of the whole measuring loop ...
@@ -73,7 +75,8 @@ def bench_files(
         shape: of the input, for files that leave it open.
         align: refuse files with a convolution whose channels are no multiple of it.
         align_labels: the labels that ``align`` holds for; None for all.
-        labels: what to call the files; None for their names without ``.onnx``.
+        labels: what to call the files; None for their names without ``.onnx``, behind which
+            ``@openvino`` stands where it is not ONNX Runtime that runs them.
         progress: is told each new percent points of the loop, 100 in all.
 
     Raises:
@@ -81,7 +84,7 @@ def bench_files(
         BenchError: a file, a setting or the machine does not fit.
     """
     require_device(device)
-    files = _label(paths, labels)
+    files = entries_of(paths, runtimes, labels)
     settings = Settings(
         device=device,
         threads=threads,
@@ -97,27 +100,15 @@ def bench_files(
     return _measure(files, settings, progress)
 
 
-def _label(paths: Sequence[Path], labels: Sequence[str] | None) -> dict[str, Path]:
-    if not paths:
-        raise BenchError("No file to measure: name at least one .onnx file.")
-    names = [path.stem for path in paths] if labels is None else list(labels)
-    if len(names) != len(paths):
-        raise BenchError(f"{len(paths)} files but {len(names)} labels: give one label a file.")
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise BenchError(f"Two files are called {twice}: give each a label of its own.")
-    return dict(zip(names, paths, strict=True))
-
-
 def _require_alignment(
-    files: Mapping[str, Path], align: int, labels: Collection[str] | None
+    files: Mapping[str, Entry], align: int, labels: Collection[str] | None
 ) -> None:
     unknown = sorted(set(labels or ()) - files.keys())
     if unknown:
         raise BenchError(f"align_labels names {unknown}; the files are {sorted(files)}.")
     found = {
-        label: misaligned_convs(path, align)
-        for label, path in files.items()
+        label: misaligned_convs(entry.path, align)
+        for label, entry in files.items()
         if labels is None or label in labels
     }
     misaligned = {label: convs for label, convs in found.items() if convs}
@@ -126,16 +117,13 @@ def _require_alignment(
 
 
 def _measure(
-    files: Mapping[str, Path], settings: Settings, progress: ProgressCallback | None
+    files: Mapping[str, Entry], settings: Settings, progress: ProgressCallback | None
 ) -> BenchResult:
     with ExitStack() as stack:
         runtimes: dict[str, Runtime] = {
-            label: stack.enter_context(
-                OnnxRuntimeCpu(path, settings.threads, settings.shape, settings.seed)
-            )
-            for label, path in files.items()
+            label: stack.enter_context(entry.ready(settings.threads, settings.shape, settings.seed))
+            for label, entry in files.items()
         }
-        shapes = {label: list(runtime.input_shape) for label, runtime in runtimes.items()}
         before = read_cpu_seconds()
         samples = measure(
             {label: runtime.infer for label, runtime in runtimes.items()},
@@ -150,31 +138,37 @@ def _measure(
         machine=asdict(machine),
         settings=asdict(settings),
         interference=asdict(interference),
-        warnings=_warnings(samples, shapes, settings.threads, machine, interference),
-        rows=_rows(files, shapes, samples, settings.seed),
+        warnings=[
+            *_differences(runtimes),
+            *_variations(samples, settings.threads, machine, interference),
+        ],
+        rows=_rows(files, runtimes, samples, settings.seed),
         samples_ns=samples,
     )
 
 
 def _rows(
-    files: Mapping[str, Path],
-    shapes: Mapping[str, list[int]],
+    files: Mapping[str, Entry],
+    runtimes: Mapping[str, Runtime],
     samples: Mapping[str, list[int]],
     seed: int,
 ) -> list[Row]:
     base = next(iter(samples.values()))
     rows = []
-    for label, path in files.items():
+    for label, entry in files.items():
         latency = _latency(samples[label])
+        runtime = runtimes[label]
         speedup = median_ratio(base, samples[label], seed=seed)
         row = Row(
-            file=str(path),
+            file=str(entry.path),
             label=label,
-            sha256=_sha256(path),
-            bytes=path.stat().st_size,
-            input=shapes[label],
+            runtime=runtime.runtime,
+            float_type=runtime.float_type,
+            sha256=entry.sha256(),
+            bytes=entry.bytes,
+            input=list(runtime.input_shape),
             latency_ms=latency,
-            fps=shapes[label][0] * 1000 / latency["p50"],
+            fps=runtime.input_shape[0] * 1000 / latency["p50"],
             speedup=speedup.value,
             speedup_ci=[speedup.low, speedup.high],
         )
@@ -194,31 +188,31 @@ def _latency(samples: Sequence[int]) -> Latency:
     )
 
 
-def _warnings(
-    samples: Mapping[str, list[int]],
-    shapes: Mapping[str, list[int]],
-    threads: int,
-    machine: Machine,
-    interference: Interference,
-) -> list[str]:
+def _differences(runtimes: Mapping[str, Runtime]) -> list[str]:
+    """What the files do not have in common, so that their speeds are no fair comparison."""
     warnings = []
-    if len({tuple(shape) for shape in shapes.values()}) > 1:
+    shapes = {label: list(runtime.input_shape) for label, runtime in runtimes.items()}
+    if len({runtime.input_shape for runtime in runtimes.values()}) > 1:
         warnings.append(f"the files take inputs of different shapes, so speeds differ: {shapes}.")
+    for kind in sorted({runtime.float_type for runtime in runtimes.values()} - {"f32"}):
+        labels = [f"'{label}'" for label, runtime in runtimes.items() if runtime.float_type == kind]
+        warnings.append(
+            f"float layers run in {kind}, not f32, on this CPU: {', '.join(labels)} (its runtime's "
+            "default, and what it would do in use)."
+        )
+    return warnings
+
+
+def _variations(
+    samples: Mapping[str, list[int]], threads: int, machine: Machine, interference: Interference
+) -> list[str]:
     by_cause: dict[str, list[str]] = {}
     for label, series in samples.items():
         variation = summarise(series).cv
         if variation > CV_LIMIT:
             cause = likely_cause(series, threads, machine, interference)
             by_cause.setdefault(cause, []).append(f"'{label}' by {variation:.1%}")
-    return warnings + [
+    return [
         f"latency varies (CV over {CV_LIMIT:.1%}): {', '.join(labels)}. Likely cause: {cause}."
         for cause, labels in by_cause.items()
     ]
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()

@@ -15,6 +15,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from compress import __version__, output
+from compress.commands.bundle import bundle
+from compress.commands.engine import engine
+from compress.commands.options import shape_of
+from compress.commands.predict import predict
 from compress.errors import CompressError, GateError
 from compress.faults import Session, guarded
 
@@ -206,6 +210,9 @@ def doctor(context: typer.Context, as_json: Json = False) -> None:
 def bench(
     context: typer.Context,
     artifacts: Annotated[list[Path], typer.Argument(help="Exported files; the first is the base")],
+    runtime: Annotated[
+        str, typer.Option(help="onnxruntime or openvino; or one a file, separated by commas")
+    ] = "onnxruntime",
     device: Annotated[str, typer.Option(help="cpu, cuda or jetson")] = "cpu",
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of one inference")] = 1,
     min_seconds: Annotated[float, typer.Option(min=0, help="Least time of measuring")] = 5.0,
@@ -225,11 +232,12 @@ def bench(
     with output.stdout_for_results():
         result = bench_files(
             artifacts,
+            runtimes=_one_each(runtime, len(artifacts)),
             device=device,
             threads=threads,
             min_seconds=min_seconds,
             min_count=min_count,
-            shape=_shape(shape),
+            shape=shape_of(shape),
             align=_align(align),
         )
     if as_json:
@@ -238,13 +246,15 @@ def bench(
         typer.echo(render(result))
 
 
-def _shape(text: str) -> list[int] | None:
-    if not text:
-        return None
-    sizes = [int(part) if part.strip().isdecimal() else 0 for part in text.split(",")]
-    if min(sizes) < 1:
-        raise CompressError(f"--shape {text}: give whole numbers from 1, such as 1,3,640,640")
-    return sizes
+app.command()(engine)
+
+
+def _one_each(runtime: str, count: int) -> list[str]:
+    """One runtime a file, of ``onnxruntime`` or ``onnxruntime,openvino``."""
+    names = [name.strip() for name in runtime.split(",")]
+    return names * count if len(names) == 1 else names
+app.command()(bundle)
+app.command()(predict)
 
 
 def _align(text: str) -> int | None:

@@ -67,9 +67,10 @@ def explain(error: BaseException) -> tuple[str, int] | None:
 
 def _library_errors() -> tuple[type[Exception], ...]:
     from bench.errors import BenchError
+    from deploy.errors import DeployError
     from export.errors import ExportError
 
-    return BenchError, ExportError
+    return BenchError, DeployError, ExportError
 
 
 def _missing_library(module: str) -> str:

@@ -2,109 +2,131 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import onnx
 
 from export.errors import ExportError
-from export.placement import conv_names
+from export.graph_view import GraphView
+from export.placement import Placement, find_placement
 from export.qdq import GraphEditor
-from export.ranges import GroupRange, Ranges
+from export.ranges import SYMMETRIC_ZERO, GroupRange, Ranges
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How a runtime wants Q/DQ: ``signed`` activations (s8 around 0), ``int32_bias`` or a float."""
+
+    signed: bool
+    int32_bias: bool
+
+
+DIALECTS: Mapping[str, Dialect] = MappingProxyType(
+    {
+        # its CPU kernels want unsigned activations and an integer bias
+        "onnxruntime": Dialect(signed=False, int32_bias=True),
+        # reads no zero points, and adds the bias before it rounds
+        "tensorrt": Dialect(signed=True, int32_bias=False),
+        "openvino": Dialect(signed=False, int32_bias=False),
+    }
+)
 
 
 def write_dialect(target: str, float_onnx: Path, ranges: Ranges, output: Path) -> None:
-    """Write the INT8 ONNX of ``target`` (``onnxruntime`` or ``tensorrt``).
+    """Write the INT8 ONNX of ``target`` (one of ``DIALECTS``).
 
     Raises:
         ExportError: if the ranges belong to another graph, or the float file cannot be read.
     """
+    model = read_float(float_onnx)
+    placement = target_placement(model, ranges, target, float_onnx)
+    onnx.save(_written(model, placement, ranges.read_by(target), DIALECTS[target]), str(output))
+
+
+def read_float(path: Path) -> onnx.ModelProto:
+    """The graph in ``path``.
+
+    Raises:
+        ExportError: if it is no readable ONNX file.
+    """
     try:
-        model = onnx.load(str(float_onnx))
+        return onnx.load(str(path))
     except Exception as error:  # protobuf raises kinds of its own
-        raise ExportError(f"{float_onnx}: not a readable ONNX file. Export it again.") from error
-    _check(model, ranges, float_onnx)
-    onnx.save(_WRITERS[target](model, ranges), str(output))
+        raise ExportError(f"{path}: not a readable ONNX file. Export it again.") from error
 
 
-def _check(model: onnx.ModelProto, ranges: Ranges, path: Path) -> None:
-    nodes = model.graph.node
-    known = {name for node in nodes for name in [*node.input, *node.output]}
+def target_placement(model: onnx.ModelProto, ranges: Ranges, target: str, path: Path) -> Placement:
+    """Where ``target`` rounds, with these ranges' convolutions in INT8.
+
+    Raises:
+        ExportError: if the ranges (of the graph in ``path``) belong to another model.
+    """
+    known = set(GraphView(model).conv_names)
+    tensors = {name for node in model.graph.node for name in [*node.input, *node.output]}
     ranged = ranges.by_tensor().keys()
-    unknown = sorted(ranged - known) + sorted(set(ranges.convs) - set(conv_names(model)))
+    unknown = sorted(ranged - tensors) + sorted(set(ranges.convs) - known)
     if unknown:
         raise ExportError(
             f"{path}: the ranges file names '{unknown[0]}' ({len(unknown)} names in all), which "
             "this graph does not have: the ranges belong to another model."
         )
-    bare = sorted({n.input[0] for n in nodes if _module(n) in ranges.convs} - ranged)
+    placement = find_placement(model, sorted(known - set(ranges.convs)), [target])
+    needed = {tensor for group in placement.groups for tensor in group.tensors}
+    bare = sorted(needed - ranged)
     if bare:
         raise ExportError(
-            f"{path}: the ranges file has nothing for '{bare[0]}' ({len(bare)} tensors in all): it "
-            "is incomplete or belongs to another model. Run the ptq or qat stage again."
+            f"{path}: the ranges file has nothing for '{bare[0]}' ({len(bare)} tensors in all): "
+            f"it is incomplete, belongs to another model, or was not made for {target}. List "
+            f"{target} under the quantization's `target:` and run the ptq or qat stage again."
         )
+    return placement
 
 
-def onnxruntime_dialect(model: onnx.ModelProto, ranges: Ranges) -> onnx.ModelProto:
-    """Q/DQ behind every quantized tensor, u8 activations, s8 weights, int32 bias.
-
-    ONNX Runtime's CPU kernels run a convolution in INT8 only if its output is quantized too, before
-    the activation; movers (Concat, Resize ...) need equal scales on both sides.
-    """
+def _written(
+    model: onnx.ModelProto, placement: Placement, ranges: Ranges, dialect: Dialect
+) -> onnx.ModelProto:
     editor = GraphEditor(model)
+    view = GraphView(model)
     by_tensor = ranges.by_tensor()
-    renamed = {
-        tensor: editor.quantized_tensor(tensor, group.scale, group.zero_point, np.uint8)
-        for tensor, group in by_tensor.items()
-    }
+    for_all: dict[str, str] = {}  # tensor -> what its readers read in place of it
+    for_convs: dict[str, str] = {}
+    for group in placement.groups:
+        renamed = for_convs if group.for_readers else for_all
+        for tensor in group.tensors:
+            renamed[tensor] = _rounded(editor, tensor, by_tensor[tensor], dialect)
     for node in editor.nodes:
-        if _module(node) in ranges.convs:
-            if len(node.input) > 2:
-                scale = by_tensor[node.input[0]].scale
-                node.input[1:] = editor.quantized_filter(node.input[1], node.input[2], scale)
-            else:
-                node.input[1] = editor.quantized_weight(node.input[1])
-        _rename_inputs(node, renamed)
+        conv = view.conv(node)
+        if conv in ranges.convs and conv is not None:
+            _quantize_conv(editor, node, conv, by_tensor[node.input[0]], ranges, dialect)
+            node.input[0] = for_convs.get(node.input[0], node.input[0])
+        for index, name in enumerate(node.input):
+            node.input[index] = for_all.get(name, name)
     return editor.finish()
 
 
-def tensorrt_dialect(model: onnx.ModelProto, ranges: Ranges) -> onnx.ModelProto:
-    """Q/DQ at the inputs and weights of convolutions only, s8 symmetric, float bias.
-
-    TensorRT fuses convolution, bias and activation itself and breaks that fusion at any Q/DQ in
-    between. It reads only symmetric scales: the larger end of a range decides.
-    """
-    editor = GraphEditor(model)
-    by_tensor = ranges.by_tensor()
-    renamed: dict[str, str] = {}
-    for node in editor.nodes:
-        if _module(node) not in ranges.convs:
-            continue
-        tensor = node.input[0]
-        if tensor not in renamed:
-            scale = _symmetric_scale(by_tensor[tensor])
-            renamed[tensor] = editor.quantized_tensor(tensor, scale, 0, np.int8)
-        node.input[0], node.input[1] = renamed[tensor], editor.quantized_weight(node.input[1])
-    return editor.finish()
+def _rounded(editor: GraphEditor, tensor: str, group: GroupRange, dialect: Dialect) -> str:
+    if dialect.signed:
+        zero_point = group.zero_point - SYMMETRIC_ZERO
+        return editor.quantized_tensor(tensor, group.scale, zero_point, np.int8)
+    return editor.quantized_tensor(tensor, group.scale, group.zero_point, np.uint8)
 
 
-def _module(node: onnx.NodeProto) -> str | None:
-    if node.op_type != "Conv":
-        return None
-    return str(node.input[1]).removesuffix(".weight")
-
-
-def _rename_inputs(node: onnx.NodeProto, renamed: dict[str, str]) -> None:
-    for index, name in enumerate(node.input):
-        node.input[index] = renamed.get(name, name)
-
-
-def _symmetric_scale(group: GroupRange) -> float:
-    return max(-group.low, group.high) / 127
-
-
-_WRITERS: dict[str, Callable[[onnx.ModelProto, Ranges], onnx.ModelProto]] = {
-    "onnxruntime": onnxruntime_dialect,
-    "tensorrt": tensorrt_dialect,
-}
+def _quantize_conv(
+    editor: GraphEditor,
+    node: onnx.NodeProto,
+    conv: str,
+    read: GroupRange,
+    ranges: Ranges,
+    dialect: Dialect,
+) -> None:
+    scales = ranges.weight_scales.get(conv)
+    if dialect.int32_bias and len(node.input) > 2:
+        node.input[1:] = editor.quantized_filter(
+            node.input[1], node.input[2], read.scale, ranges.weight_max, scales
+        )
+    else:
+        node.input[1] = editor.quantized_weight(node.input[1], ranges.weight_max, scales)

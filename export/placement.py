@@ -5,25 +5,28 @@ Read off the ONNX graph, so that training simulates exactly what the exported fi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import onnx
 
 from export.errors import ExportError
+from export.graph_view import GraphView, block_name
 from export.patterns import matching
 
-# operators that move values without changing them: their inputs and outputs share one scale
-_MOVING = frozenset({"Concat", "MaxPool", "Resize", "Split"})
 # operators that ONNX Runtime computes in INT8 when inputs and outputs are quantized
-_COMPUTING = frozenset({"Sigmoid", "Mul", "Add", "Relu"})
+_COMPUTING = frozenset({"Sigmoid", "Mul", "Add"})
+# activations that it makes part of the convolution before them, if nothing is rounded between
+_FUSED = frozenset({"Relu", "Clip"})
+INPUT, READER = "Input", "Reader"
 
 
 @dataclass(frozen=True)
 class Point:
-    """A tensor whose values are computed (not only moved) and then rounded to INT8.
+    """A tensor that is computed (not only moved) and then rounded to INT8.
 
-    ``module`` is the PyTorch module that computes it, ``operator`` the ONNX operator.
+    ``module`` computes it, by the ONNX ``operator``. Of operator ``Input`` (the image) it is empty;
+    of ``Reader`` it is a convolution that rounds what it reads, for itself alone.
     """
 
     tensor: str
@@ -33,11 +36,17 @@ class Point:
 
 @dataclass(frozen=True)
 class QuantizationGroup:
-    """Tensors that share one scale. ``points`` are the ones that are computed."""
+    """Tensors that share one scale. ``points`` are the ones that are computed.
+
+    ``symmetric``: the integer 0 (of signed ones) must stand for 0.0. ``for_readers``: only the
+    convolutions among the readers see rounded values.
+    """
 
     name: str
     points: tuple[Point, ...]
     tensors: tuple[str, ...]
+    symmetric: bool = False
+    for_readers: bool = False
 
 
 @dataclass(frozen=True)
@@ -46,6 +55,101 @@ class Placement:
 
     groups: tuple[QuantizationGroup, ...]
     convs: tuple[str, ...]
+
+
+@dataclass
+class _Marks:
+    """What one runtime rounds: ``tensors`` for all readers, ``inputs`` for convolutions only."""
+
+    tensors: dict[str, None] = field(default_factory=dict)  # an ordered set
+    inputs: dict[str, dict[str, None]] = field(default_factory=dict)  # tensor -> their modules
+
+
+def find_placement(
+    model: onnx.ModelProto,
+    float_layers: Sequence[str],
+    targets: Sequence[str] = ("onnxruntime",),
+) -> Placement:
+    """Quantize every convolution but ``float_layers``, and what the targets round around them.
+
+    Args:
+        model: float ONNX as ``export_float`` writes it.
+        float_layers: patterns of module names whose convolutions stay float.
+        targets: ``onnxruntime``, ``tensorrt``, ``openvino``; of several, every point of each.
+
+    Raises:
+        ExportError: if a pattern matches no convolution.
+    """
+    view = GraphView(model)
+    kept_float = _matching(set(view.conv_names), float_layers)
+    int8 = tuple(name for name in view.conv_names if name not in kept_float)
+    marks = {target: _MARKERS[target](view, set(int8)) for target in targets}
+    return Placement(_groups(view, marks), int8)
+
+
+def conv_names(model: onnx.ModelProto) -> list[str]:
+    """Module names of all convolutions of a float graph, in the graph's order."""
+    return GraphView(model).conv_names
+
+
+def _conv_inputs(view: GraphView, int8: set[str]) -> _Marks:
+    """Round what INT8 convolutions read, where it is computed.
+
+    The placement of TensorRT and OpenVINO: both fuse convolution, bias and activation themselves,
+    and any rounding in between breaks that fusion. A residual sum reads its skip rounded, as the
+    block's first convolution does, and its other side in float.
+    """
+    marks = _Marks()
+    for node in view.nodes:
+        conv = view.conv(node)
+        if conv not in int8 or conv is None:
+            continue
+        tensor = node.input[0]
+        sources, passed = view.moved_from(tensor)
+        if all(_can_be_simulated(view, source) for source in sources):
+            marks.tensors.update(dict.fromkeys(passed))
+        else:
+            marks.inputs.setdefault(tensor, {})[conv] = None
+    return marks
+
+
+def _around_operators(view: GraphView, int8: set[str]) -> _Marks:
+    """Round behind every operator that ONNX Runtime's CPU kernels can compute in INT8.
+
+    They run a convolution in INT8 only if its output is rounded, too: before the activation, unless
+    that becomes part of the convolution.
+    """
+    marks = _conv_inputs(view, int8)
+    for node in view.nodes:
+        output = node.output[0]
+        if view.conv(node) in int8:
+            readers = view.readers(output)
+            if len(readers) != 1 or readers[0].op_type not in _FUSED:
+                marks.tensors[output] = None
+        elif node.op_type in _FUSED and view.block_of(output) in int8:
+            marks.tensors[output] = None
+        elif node.op_type in _COMPUTING and _can_be_simulated(view, output):
+            inputs = view.data_inputs(node)
+            if inputs and all(tensor in marks.tensors for tensor in inputs):
+                marks.tensors[output] = None
+    return marks
+
+
+_MARKERS: Mapping[str, Callable[[GraphView, set[str]], _Marks]] = {
+    "onnxruntime": _around_operators,
+    "tensorrt": _conv_inputs,
+    "openvino": _conv_inputs,
+}
+_SYMMETRIC = frozenset({"tensorrt"})
+
+
+def _can_be_simulated(view: GraphView, tensor: str) -> bool:
+    """Whether PyTorch has a module that gives ``tensor`` out."""
+    return (
+        view.producer(tensor) is None
+        or view.block_of(tensor) is not None
+        or view.module_of(tensor) is not None
+    )
 
 
 class _Groups:
@@ -66,64 +170,50 @@ class _Groups:
             self._parent[self.find(tensor)] = self.find(tensors[0])
 
 
-def find_placement(model: onnx.ModelProto, float_layers: Sequence[str]) -> Placement:
-    """Quantize every convolution but ``float_layers``, and all that INT8 values reach from there.
-
-    Args:
-        model: float ONNX as ``export_float`` writes it.
-        float_layers: patterns of module names whose convolutions stay float.
-
-    Raises:
-        ExportError: if a pattern matches no convolution.
-    """
-    graph = model.graph
-    initializers = {tensor.name for tensor in graph.initializer}
-    convs = _conv_modules(graph, initializers)
-    kept_float = _matching(set(convs.values()), float_layers)
-    int8 = {node: name for node, name in convs.items() if name not in kept_float}
-    needed = _needed(graph, initializers, int8)
-    quantized: dict[str, None] = {}  # an ordered set
-    groups = _Groups()
-    for node in graph.node:
-        inputs = _data_inputs(node, initializers)
-        if node.op_type == "Conv":
-            if node.name in int8:
-                quantized.update({inputs[0]: None, node.output[0]: None})
-            continue
-        known = node.op_type in _MOVING | _COMPUTING and bool(inputs)
-        if known and all(tensor in quantized or tensor in needed for tensor in inputs):
-            quantized.update(dict.fromkeys([*inputs, *node.output]))
-            if node.op_type in _MOVING:
-                groups.join([*inputs, *node.output])
-    return Placement(_describe(graph, convs, quantized, groups), tuple(int8.values()))
-
-
-def _needed(graph: onnx.GraphProto, initializers: set[str], int8: Mapping[str, str]) -> set[str]:
-    """Tensors that an INT8 convolution reads, back to where they are computed.
-
-    Values are rounded there, not at a Concat or Split in between, which no module stands for.
-    """
-    needed: set[str] = set()
-    for node in reversed(graph.node):
-        moves = node.op_type in _MOVING and not needed.isdisjoint(node.output)
-        if moves or node.name in int8:
-            needed.update(_data_inputs(node, initializers))
-    return needed
-
-
-def conv_names(model: onnx.ModelProto) -> list[str]:
-    """Module names of all convolutions of a float graph, in the graph's order."""
-    initializers = {tensor.name for tensor in model.graph.initializer}
-    return list(_conv_modules(model.graph, initializers).values())
-
-
-def _conv_modules(graph: onnx.GraphProto, initializers: set[str]) -> dict[str, str]:
-    """Node name -> module name of every convolution with a weight of its own."""
-    return {
-        node.name: node.input[1].removesuffix(".weight")
-        for node in graph.node
-        if node.op_type == "Conv" and node.input[1] in initializers
+def _groups(view: GraphView, marks: Mapping[str, _Marks]) -> tuple[QuantizationGroup, ...]:
+    rounded = dict.fromkeys(tensor for mark in marks.values() for tensor in mark.tensors)
+    symmetric = {
+        tensor
+        for target in _SYMMETRIC & marks.keys()
+        for tensor in [*marks[target].tensors, *marks[target].inputs]
     }
+    shared = _Groups()
+    for node in view.movers():
+        moved = [*view.data_inputs(node), *node.output]
+        if all(tensor in rounded for tensor in moved):
+            shared.join(moved)
+    members: dict[str, list[str]] = {}
+    for tensor in rounded:
+        members.setdefault(shared.find(tensor), []).append(tensor)
+    groups = [_group(view, tensors, symmetric) for tensors in members.values()]
+    for mark in marks.values():
+        for tensor, convs in mark.inputs.items():
+            if tensor not in rounded:
+                rounded[tensor] = None
+                groups.append(_readers_group(tensor, convs, tensor in symmetric))
+    return tuple(groups)
+
+
+def _group(view: GraphView, tensors: Sequence[str], symmetric: set[str]) -> QuantizationGroup:
+    # a mover's output is rounded where its inputs were
+    computed = [tensor for tensor in tensors if view.moved_from(tensor)[0] == [tensor]]
+    points = tuple(_point(view, tensor) for tensor in computed)
+    is_symmetric = not symmetric.isdisjoint(tensors)
+    return QuantizationGroup(tensors[0], points, tuple(tensors), is_symmetric)
+
+
+def _readers_group(tensor: str, convs: Iterable[str], symmetric: bool) -> QuantizationGroup:
+    points = tuple(Point(tensor, READER, block_name(conv)) for conv in convs)
+    return QuantizationGroup(tensor, points, (tensor,), symmetric, for_readers=True)
+
+
+def _point(view: GraphView, tensor: str) -> Point:
+    node = view.producer(tensor)
+    if node is None:
+        return Point(tensor, INPUT, "")
+    conv = view.block_of(tensor)
+    module = view.module_of(tensor) if conv is None else block_name(conv)
+    return Point(tensor, node.op_type, module or "")
 
 
 def _matching(names: set[str], patterns: Sequence[str]) -> set[str]:
@@ -137,76 +227,3 @@ def _matching(names: set[str], patterns: Sequence[str]) -> set[str]:
             )
         found.update(matched)
     return found
-
-
-def _data_inputs(node: onnx.NodeProto, initializers: set[str]) -> list[str]:
-    """Inputs that carry activations: not weights, and not shapes, sizes or axes."""
-    inputs = [name for name in node.input if name and name not in initializers]
-    return inputs[:1] if node.op_type in {"Resize", "Split", "MaxPool", "Conv"} else inputs
-
-
-def _describe(
-    graph: onnx.GraphProto, convs: dict[str, str], quantized: dict[str, None], groups: _Groups
-) -> tuple[QuantizationGroup, ...]:
-    producers = {tensor: node for node in graph.node for tensor in node.output}
-    conv_of = {node.output[0]: convs[node.name] for node in graph.node if node.name in convs}
-    members: dict[str, list[str]] = {}
-    for tensor in quantized:
-        members.setdefault(groups.find(tensor), []).append(tensor)
-    described = []
-    for tensors in members.values():
-        points = tuple(
-            _point(tensor, producers.get(tensor), conv_of)
-            for tensor in tensors
-            if tensor not in producers or producers[tensor].op_type not in _MOVING
-        )
-        described.append(QuantizationGroup(tensors[0], points, tuple(tensors)))
-    _require_outputs(graph, [point for group in described for point in group.points], conv_of)
-    return tuple(described)
-
-
-def _require_outputs(
-    graph: onnx.GraphProto, points: Sequence[Point], conv_of: Mapping[str, str]
-) -> None:
-    """Refuse points in the middle of a module: PyTorch could round only what it gives out."""
-    readers: dict[str, set[str]] = {}
-    for node in graph.node:
-        for tensor in node.input:
-            readers.setdefault(tensor, set()).add(f"{_scope(node.name)}.")
-    blocks = {name.removesuffix(".conv") for name in conv_of.values()}
-    inner = {
-        point.module
-        for point in points
-        if point.module and point.module not in blocks
-        if any(reader.startswith(f"{point.module}.") for reader in readers.get(point.tensor, ()))
-    }
-    if inner:
-        raise ExportError(
-            "quantize: inside of these modules a convolution reads what no module gives out, which "
-            "cannot be simulated yet. Leave them in float: "
-            f"`float_layers: [{', '.join(sorted(inner))}]`"
-        )
-
-
-def _point(tensor: str, node: onnx.NodeProto | None, conv_of: dict[str, str]) -> Point:
-    if node is None:
-        return Point(tensor, "Input", "")
-    if node.op_type == "Conv":
-        return Point(tensor, "Conv", conv_of[tensor].removesuffix(".conv"))
-    scope = _scope(node.name)
-    for source in node.input:  # an activation belongs to the block of the convolution before it
-        block = conv_of.get(source, "").removesuffix(".conv")
-        if block and scope.startswith(f"{block}."):
-            return Point(tensor, node.op_type, block)
-    return Point(tensor, node.op_type, scope)
-
-
-def _scope(node_name: str) -> str:
-    """``/model.22/cv2.1/cv2.1.1/act/Mul`` -> ``model.22.cv2.1.1.act``."""
-    path: list[str] = []
-    for part in node_name.split("/")[1:-1]:
-        if path and part.startswith(path[-1] + "."):
-            path[-1] = part  # a container's child repeats its parent's name
-        else:
-            path.append(part)
-    return ".".join(path)

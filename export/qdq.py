@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -10,29 +10,27 @@ import onnx
 from onnx import helper, numpy_helper
 
 Array = npt.NDArray[np.generic]
-WEIGHT_MAX = 127
 _LEAST_SCALE = np.finfo(np.float32).tiny
 
 
-def quantize_weight(
-    weight: npt.NDArray[np.float32], least_scale: npt.ArrayLike = _LEAST_SCALE
-) -> tuple[Array, npt.NDArray[np.float32]]:
-    """Symmetric INT8 weights, one scale for each output channel.
+def weight_scale(weight: npt.NDArray[np.float32], qmax: int) -> npt.NDArray[np.float32]:
+    """The largest magnitude of each output channel / ``qmax``, (out,), in float32 as in training.
 
     Args:
         weight: (out, in, kh, kw) float32.
-        least_scale: lower limit of the scales, one for all or (out,).
-
-    Returns:
-        int8 weights of the same shape, in -127..127, and scales (out,): the channel's largest
-        magnitude / 127, in float32 as in training.
+        qmax: largest integer, 127 of 8 bits.
     """
     peak = np.abs(weight.reshape(weight.shape[0], -1)).max(1)
-    scale = np.maximum(peak / np.float32(WEIGHT_MAX), least_scale).astype(np.float32)
+    return np.maximum(peak / np.float32(qmax), _LEAST_SCALE).astype(np.float32)
+
+
+def quantize_weight(
+    weight: npt.NDArray[np.float32], scale: npt.NDArray[np.float32], qmax: int
+) -> Array:
+    """``weight`` (out, in, kh, kw) as int8 in -qmax..qmax, on a grid of ``scale`` (out,)."""
     # training multiplies by the inverse; dividing would round a few weights the other way
     inverse = (np.float32(1) / scale).reshape(-1, 1, 1, 1)
-    rounded = np.rint(weight * inverse)
-    return np.clip(rounded, -WEIGHT_MAX, WEIGHT_MAX).astype(np.int8), scale
+    return np.clip(np.rint(weight * inverse), -qmax, qmax).astype(np.int8)
 
 
 class GraphEditor:
@@ -80,11 +78,20 @@ class GraphEditor:
         )
         return self.dequantize(integer, scale_name, zero_name)
 
-    def quantized_weight(self, name: str) -> str:
-        """Replace a weight by INT8 and a DequantizeLinear; gives the tensor to read."""
-        return self._int8_weight(name, *quantize_weight(self._weights[name].astype(np.float32)))
+    def quantized_weight(self, name: str, qmax: int, scales: Sequence[float] | None) -> str:
+        """Replace a weight by INT8 and a DequantizeLinear; gives the tensor to read.
 
-    def quantized_filter(self, weight: str, bias: str, input_scale: float) -> tuple[str, str]:
+        Args:
+            name: of the weight.
+            qmax: largest integer.
+            scales: of the output channels; None takes their largest magnitudes.
+        """
+        weights = self._weights[name].astype(np.float32)
+        return self._int8_weight(name, weights, _scales(weights, qmax, scales), qmax)
+
+    def quantized_filter(
+        self, weight: str, bias: str, input_scale: float, qmax: int, scales: Sequence[float] | None
+    ) -> tuple[str, str]:
         """Replace a weight by INT8 and its bias by int32 at scale input x weight.
 
         Gives the tensors to read. A nearly dead channel gets a scale at which its bias fits.
@@ -92,18 +99,24 @@ class GraphEditor:
         most = 1 << 30  # half of int32: the sum of products comes on top
         biases = self._weights[bias].astype(np.float64)
         weights = self._weights[weight].astype(np.float32)
-        least = np.maximum(np.abs(biases) / input_scale / most, _LEAST_SCALE)
-        integers, weight_scales = quantize_weight(weights, least)
-        scales = (weight_scales * np.float32(input_scale)).astype(np.float32)
-        values = np.clip(np.rint(biases / scales), -most, most).astype(np.int32)
+        least = (np.abs(biases) / input_scale / most).astype(np.float32)
+        weight_scales = np.maximum(_scales(weights, qmax, scales), least)
+        products = (weight_scales * np.float32(input_scale)).astype(np.float32)
+        values = np.clip(np.rint(biases / products), -most, most).astype(np.int32)
         integer = self.constant(f"{bias}_int32", values)
-        scale = self.constant(f"{bias}_scale", scales)
-        zero = self.constant(f"{bias}_zero_point", np.zeros(len(scales), np.int32))
-        new_weight = self._int8_weight(weight, integers, weight_scales)
+        scale = self.constant(f"{bias}_scale", products)
+        zero = self.constant(f"{bias}_zero_point", np.zeros(len(products), np.int32))
+        new_weight = self._int8_weight(weight, weights, weight_scales, qmax)
         return new_weight, self.dequantize(integer, scale, zero, axis=0)
 
-    def _int8_weight(self, name: str, integers: Array, scales: Array) -> str:
-        integer = self.constant(f"{name}_int8", integers)
+    def _int8_weight(
+        self,
+        name: str,
+        weights: npt.NDArray[np.float32],
+        scales: npt.NDArray[np.float32],
+        qmax: int,
+    ) -> str:
+        integer = self.constant(f"{name}_int8", quantize_weight(weights, scales, qmax))
         scale = self.constant(f"{name}_scale", scales)
         zero = self.constant(f"{name}_zero_point", np.zeros(len(scales), np.int8))
         return self.dequantize(integer, scale, zero, axis=0)
@@ -121,6 +134,14 @@ class GraphEditor:
         del graph.value_info[:]
         onnx.checker.check_model(self.model)
         return self.model
+
+
+def _scales(
+    weights: npt.NDArray[np.float32], qmax: int, scales: Sequence[float] | None
+) -> npt.NDArray[np.float32]:
+    if scales is None:
+        return weight_scale(weights, qmax)
+    return np.asarray(scales, np.float32)
 
 
 def _sorted(nodes: list[onnx.NodeProto], graph: onnx.GraphProto) -> list[onnx.NodeProto]:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from export.errors import ExportError
 
-SCHEMA = 1
+SCHEMA = 2
 QMIN, QMAX = 0, 255  # unsigned activations
+SYMMETRIC_ZERO = 128  # the u8 zero point of what is s8 around 0
+SIGNED_MAX = 127
 
 
 @dataclass(frozen=True)
@@ -35,18 +39,45 @@ class GroupRange:
         """Largest value that can be represented."""
         return (QMAX - self.zero_point) * self.scale
 
+    def symmetric(self) -> GroupRange:
+        """The same range around 0, as runtimes read it that know no zero point.
+
+        The larger end decides; a range that is symmetric already stays as it is.
+        """
+        if self.zero_point == SYMMETRIC_ZERO:
+            return self
+        scale = max(-self.low, self.high) / SIGNED_MAX
+        return replace(self, scale=scale, zero_point=SYMMETRIC_ZERO)
+
 
 @dataclass(frozen=True)
 class Ranges:
-    """Ranges of all groups, the convolutions that are INT8, and what they were trained for."""
+    """Ranges of all groups, the convolutions that are INT8, and what they were made for.
 
-    target: str
+    ``weight_scales``: convolution -> a scale for each output channel, where they were trained;
+    otherwise a channel's largest magnitude decides. ``weight_bits``: 2 to 8.
+    """
+
+    targets: tuple[str, ...]
     groups: tuple[GroupRange, ...]
     convs: tuple[str, ...]
+    weight_bits: int = 8
+    weight_scales: Mapping[str, Sequence[float]] = field(default_factory=dict)
+
+    @property
+    def weight_max(self) -> int:
+        """Largest integer of a weight; the smallest is its negative."""
+        return int(2 ** (self.weight_bits - 1)) - 1
 
     def by_tensor(self) -> dict[str, GroupRange]:
         """Tensor name -> its group's range."""
         return {tensor: group for group in self.groups for tensor in group.tensors}
+
+    def read_by(self, target: str) -> Ranges:
+        """What ``target`` makes of these ranges: TensorRT has symmetric ones only."""
+        if target != "tensorrt":
+            return self
+        return replace(self, groups=tuple(group.symmetric() for group in self.groups))
 
     def save(self, path: Path) -> None:
         """Write as JSON."""
@@ -60,27 +91,52 @@ def load_ranges(path: Path) -> Ranges:
         ExportError: if the file is no ranges file, or a scale is not a positive number.
     """
     try:
-        content = json.loads(path.read_text())
-        if content["schema"] != SCHEMA:
-            raise ValueError(f"schema {content['schema']} where {SCHEMA} is known")
-        groups = tuple(
-            GroupRange(
-                float(group["scale"]),
-                int(group["zero_point"]),
-                float(group["clipped"]),
-                tuple(group["tensors"]),
-            )
-            for group in content["groups"]
-        )
-        ranges = Ranges(str(content["target"]), groups, tuple(content["convs"]))
-    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
+        ranges = _parsed(json.loads(path.read_text()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ExportError(f"{path}: not a readable ranges file ({error}).") from error
     for group in ranges.groups:
-        if not (
-            math.isfinite(group.scale) and group.scale > 0 and QMIN <= group.zero_point <= QMAX
-        ):
+        if not (_is_scale(group.scale) and QMIN <= group.zero_point <= QMAX):
             raise ExportError(
                 f"{path}: the range of '{group.tensors[0]}' is broken (scale {group.scale}, zero "
                 f"point {group.zero_point}). Run the ptq or qat stage again."
             )
+    for conv, scales in ranges.weight_scales.items():
+        if not all(map(_is_scale, scales)):
+            raise ExportError(
+                f"{path}: a weight scale of '{conv}' is no number above 0. Run the qat stage again."
+            )
     return ranges
+
+
+def _parsed(content: Any) -> Ranges:
+    if content["schema"] != SCHEMA:
+        raise ValueError(f"schema {content['schema']} where {SCHEMA} is known")
+    groups = tuple(
+        GroupRange(
+            float(group["scale"]),
+            int(group["zero_point"]),
+            float(group["clipped"]),
+            _names(group["tensors"]),
+        )
+        for group in content["groups"]
+    )
+    if not all(group.tensors for group in groups):
+        raise ValueError("a group without tensors")
+    bits = int(content["weight_bits"])
+    if not 2 <= bits <= 8:
+        raise ValueError(f"weights of {bits} bits")
+    scales = {
+        str(conv): tuple(float(value) for value in values)
+        for conv, values in content["weight_scales"].items()
+    }
+    return Ranges(_names(content["targets"]), groups, _names(content["convs"]), bits, scales)
+
+
+def _names(values: Any) -> tuple[str, ...]:
+    if not isinstance(values, list):
+        raise TypeError("a list of names is expected")
+    return tuple(str(value) for value in values)
+
+
+def _is_scale(value: float) -> bool:
+    return math.isfinite(value) and value > 0

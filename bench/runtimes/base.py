@@ -12,6 +12,14 @@ class Runtime(Protocol):
     def input_shape(self) -> tuple[int, ...]:
         """Shape of the one input, the batch first. Known once entered."""
 
+    @property
+    def runtime(self) -> str:
+        """Name and version of the runtime. Known once entered."""
+
+    @property
+    def float_type(self) -> str:
+        """What float layers compute in, such as f32 or bf16. Known once entered."""
+
     def __enter__(self) -> Runtime: ...
 
     def __exit__(self, *exc: object) -> None: ...

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bench.errors import BenchError
 from bench.optional import require
+from bench.runtimes.inputs import fixed_shape, input_count_error, input_type_error, random_input
 
 _PROVIDER = "CPUExecutionProvider"
 _INPUT_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
@@ -36,11 +36,22 @@ class OnnxRuntimeCpu:
         self._seed = seed
         self._run: Callable[[], object] | None = None
         self._input_shape: tuple[int, ...] = ()
+        self._runtime = ""
 
     @property
     def input_shape(self) -> tuple[int, ...]:
         """Shape of the one input, the batch first. Known once entered."""
         return self._input_shape
+
+    @property
+    def runtime(self) -> str:
+        """Name and version. Known once entered."""
+        return self._runtime
+
+    @property
+    def float_type(self) -> str:
+        """What float layers compute in: the types of the file, f32 but for f16 files."""
+        return "f32"
 
     def __enter__(self) -> OnnxRuntimeCpu:
         """Make the session and bind its buffers.
@@ -52,13 +63,16 @@ class OnnxRuntimeCpu:
         runtime = require("onnxruntime")
         session = self._session(runtime)
         entry = _only_input(session, self._path)
-        self._input_shape = _fixed_shape(entry, self._shape, self._path)
+        if entry.type not in _INPUT_TYPES:
+            raise input_type_error(entry.name, entry.type, list(_INPUT_TYPES), self._path)
+        self._input_shape = fixed_shape(entry.name, entry.shape, self._shape, self._path)
         binding = session.io_binding()
-        values = _random_input(self._input_shape, entry, self._seed, self._path)
+        values = random_input(self._input_shape, _INPUT_TYPES[entry.type], self._seed)
         binding.bind_ortvalue_input(entry.name, runtime.OrtValue.ortvalue_from_numpy(values))
         for output in session.get_outputs():
             # The first run allocates the output, the later ones write into it.
             binding.bind_output(output.name, "cpu")
+        self._runtime = f"ONNX Runtime {runtime.__version__}"
         self._run = lambda: session.run_with_iobinding(binding)
         return self
 
@@ -112,7 +126,7 @@ def session_options(runtime: Any, threads: int) -> Any:
 
 def _check_file(path: Path) -> None:
     if path.suffix != ".onnx":
-        raise BenchError(f"'{path}' is not an .onnx file, the one kind measured in this version.")
+        raise BenchError(f"'{path}' is not an .onnx file, the one kind that ONNX Runtime reads.")
     if not path.is_file():
         raise BenchError(f"'{path}' does not exist. Export it first, or correct the path.")
 
@@ -128,40 +142,5 @@ def _check_provider(active: Sequence[str], path: Path) -> None:
 def _only_input(session: Any, path: Path) -> Any:
     entries = session.get_inputs()
     if len(entries) != 1:
-        names = ", ".join(f"'{entry.name}'" for entry in entries) or "none"
-        raise BenchError(
-            f"'{path}' has {len(entries)} inputs ({names}); the bench feeds one image."
-        )
+        raise input_count_error([entry.name for entry in entries], path)
     return entries[0]
-
-
-def _fixed_shape(entry: Any, wanted: Sequence[int] | None, path: Path) -> tuple[int, ...]:
-    declared = list(entry.shape)
-    if wanted is None:
-        if not all(isinstance(size, int) for size in declared):
-            raise BenchError(
-                f"'{path}' leaves dimensions of its input '{entry.name}' open: {declared}. Give a "
-                "shape such as 1,3,640,640, or export with fixed sizes."
-            )
-        wanted = declared
-    fits = len(wanted) == len(declared) and all(
-        size >= 1 and (not isinstance(fixed, int) or size == fixed)
-        for size, fixed in zip(wanted, declared, strict=True)
-    )
-    if not fits:
-        raise BenchError(
-            f"'{path}' takes an input of shape {declared}, which {list(wanted)} does not fit."
-        )
-    return tuple(wanted)
-
-
-def _random_input(
-    shape: tuple[int, ...], entry: Any, seed: int, path: Path
-) -> NDArray[np.floating[Any]]:
-    kind = _INPUT_TYPES.get(entry.type)
-    if kind is None:
-        raise BenchError(
-            f"'{path}' takes '{entry.name}' as {entry.type}; the bench feeds float images in [0, 1)"
-            f" ({', '.join(_INPUT_TYPES)})."
-        )
-    return np.random.default_rng(seed).random(shape, dtype=np.float32).astype(kind)

@@ -15,6 +15,7 @@ from ultralytics.nn.tasks import yaml_model_load
 from ultralytics.utils.torch_utils import init_seeds
 
 from compress.errors import CompressError
+from compress.models.activations import activations_of, set_activations
 from compress.models.checkpoint import class_names, foreign_names, load_checkpoint
 from compress.models.heads import KeypointShape, task_of_head
 from compress.models.legacy import is_legacy, read_legacy, take_over
@@ -143,6 +144,7 @@ def _as_stock(
     model = _new(task, weights.yaml, names, keypoints)
     model.names = names  # lets the class outputs be matched by name
     model.load(weights, verbose=False)
+    set_activations(model, activations_of(weights))  # a swapped one does not stand in the yaml
     return model
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 from copy import deepcopy
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from ultralytics.nn.modules import DFL, C2f, Detect
 
 from compress.models.checkpoint import class_names
+from compress.models.head_form import HeadForm, shape_head
 from compress.models.inspect import detect_head, is_end_to_end, model_head
 from compress.models.quiet import quiet_ultralytics
+from compress.models.raw_maps import raw_names
 from compress.models.tasks import keypoint_shape, task_of
 
 
@@ -95,14 +98,30 @@ class ZeroBorder(nn.Module):
         return x
 
 
-def exportable(model: nn.Module) -> nn.Module:
-    """A fused copy that gives decoded tensors, as stock ultralytics exports them.
+class PlainHardswish(nn.Module):
+    """``nn.Hardswish`` in operators that every opset has.
+
+    The exporter would name its tensors by the opset, and ranges are kept by tensor names.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape, elementwise."""
+        return x * F.hardsigmoid(x)
+
+
+def exportable(model: nn.Module, form: HeadForm | None = None) -> nn.Module:
+    """A fused copy that gives tensors as ``form`` says; without it all cells, decoded.
+
+    Decoded tensors are as stock ultralytics exports them.
 
     Plain heads: (1, 4 + classes + extras, cells), boxes as xywh in pixels, then scores, then mask
     coefficients, keypoints (x, y in pixels, visibility) or the angle in radians. End-to-end heads:
     (1, detections, 6 + extras) as x1, y1, x2, y2 (of oriented boxes xywh), score, class, by falling
     score. Segmentation gives the mask prototypes (1, masks, H / 4, W / 4) beside it. A classifier:
     probabilities (1, classes).
+
+    Raises:
+        CompressError: if the model has no head of that form.
     """
     view = fused_copy(model)
     head = model_head(view)
@@ -111,12 +130,17 @@ def exportable(model: nn.Module) -> nn.Module:
         head.format, head.shape = "onnx", None
         if isinstance(head.dfl, DFL):
             head.dfl = ExpectedDistance(head.reg_max)
+    if form is not None:
+        shape_head(detect_head(view), form)
     for index, layer in enumerate(view.model):
         if isinstance(layer, nn.ZeroPad2d):
             view.model[index] = ZeroBorder(layer)
     for layer in view.modules():
         if isinstance(layer, C2f) and type(layer).forward is C2f.forward:
             layer.forward = layer.forward_split  # a plain Split for runtimes, not a Slice pair
+        for name, child in layer.named_children():
+            if type(child) is nn.Hardswish:
+                setattr(layer, name, PlainHardswish())
     return view
 
 
@@ -139,8 +163,14 @@ def boxes_and_scores(model: nn.Module, output: Tensor) -> Tensor:
     return output[:, : 4 + detect_head(model).nc]
 
 
-def export_metadata(model: nn.Module, imgsz: int) -> dict[str, str]:
+def output_names(model: nn.Module, form: HeadForm) -> list[str]:
+    """Names of the graph's outputs; empty where they are only counted."""
+    return raw_names(detect_head(model)) if form.kind == "raw" else []
+
+
+def export_metadata(model: nn.Module, imgsz: int, form: HeadForm | None = None) -> dict[str, str]:
     """What ultralytics' own runtime reads from an exported file to decode its output."""
+    kind = "decoded" if form is None else form.kind
     task, keypoints = task_of(model).name, keypoint_shape(model)
     metadata = {
         "description": f"YOLO model, task {task}",
@@ -149,8 +179,9 @@ def export_metadata(model: nn.Module, imgsz: int) -> dict[str, str]:
         "batch": "1",
         "imgsz": str([imgsz, imgsz]),
         "names": str(class_names(model)),
-        "args": str({"nms": False}),
-        "end2end": str(is_end_to_end(model)),
+        "args": str({"nms": kind == "nms"}),
+        "end2end": str(kind == "nms" or is_end_to_end(model)),
+        "head": kind,
         "channels": "3",
     }
     return metadata if keypoints is None else {**metadata, "kpt_shape": str(list(keypoints))}

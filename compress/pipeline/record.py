@@ -170,8 +170,10 @@ class Memory:
             if not file.resolve().is_relative_to(self._folder.resolve()):
                 continue
             file.unlink(missing_ok=True)
-            if file.parent.is_dir() and not any(file.parent.iterdir()):
-                file.parent.rmdir()
+            folder = file.parent
+            while folder != self._folder and folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+                folder = folder.parent
 
 
 def _versions(steps: Sequence[Step]) -> dict[str, str]:

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import nn
 
 from compress.errors import CompressError
+from compress.models.activations import activations_of, set_activations
 from compress.models.architecture import architecture_of, build_architecture, probe
 from compress.models.blocks.attributes import block_numbers, set_block_numbers, settle
 from compress.models.channels import LAYERS, channel_count, set_channels
@@ -28,7 +29,7 @@ class ModelSpec(BaseModel):
 
     ``architecture`` is the unpruned model as ultralytics' yaml. ``layers``: name -> [inputs,
     outputs] of every layer that differs from it. ``blocks``: numbers that follow from no width,
-    such as the scale of an attention.
+    such as the scale of an attention. ``activations``: block -> what it has in place of the yaml's.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
@@ -39,6 +40,7 @@ class ModelSpec(BaseModel):
     architecture: dict[str, Any]
     layers: dict[str, Annotated[list[_Count], Field(min_length=2, max_length=2)]]
     blocks: dict[str, dict[str, float | list[_Count]]]
+    activations: dict[str, Literal["silu", "relu", "relu6", "hardswish"]] = {}
 
 
 def spec_of(model: nn.Module) -> dict[str, Any]:
@@ -50,13 +52,16 @@ def spec_of(model: nn.Module) -> dict[str, Any]:
     task = task_of(model).name
     architecture = architecture_of(model)
     names = [name for _, name in sorted(class_names(model).items())]
-    whole = _shapes(build_architecture(architecture, task, names))
-    spec = ModelSpec(
-        task=task,
-        names=names,
-        architecture=architecture,
-        layers={n: shape for n, shape in _shapes(model).items() if whole.get(n) != shape},
-        blocks=block_numbers(model),
+    whole = build_architecture(architecture, task, names)
+    spec = ModelSpec.model_validate(
+        {
+            "task": task,
+            "names": names,
+            "architecture": architecture,
+            "layers": _changed(_shapes(whole), _shapes(model)),
+            "blocks": block_numbers(model),
+            "activations": _changed(activations_of(whole), activations_of(model)),
+        }
     ).model_dump()
     _require_same(build_from_spec(spec), model)
     return spec
@@ -84,8 +89,16 @@ def build_from_spec(spec: Mapping[str, Any]) -> nn.Module:
         set_channels(layers[name], inputs, outputs)
     settle(model, {})
     set_block_numbers(model, checked.blocks)
+    try:
+        set_activations(model, checked.activations)
+    except CompressError as error:
+        raise CompressError(f"model spec: {error}.") from error
     _require_running(model)
     return model.eval()
+
+
+def _changed(whole: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in own.items() if whole.get(name) != value}
 
 
 def _shapes(model: nn.Module) -> dict[str, list[int]]:

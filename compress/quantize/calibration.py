@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from compress.errors import CompressError
 from compress.quantize.fake_quantizer import FakeQuantizer
+from compress.quantize.range_search import Histogram, find_range
 from compress.quantize.simulation import Simulation
 from export.ranges import QMAX, QMIN
 
 BINS = 2048
-_SAMPLE = 1 << 16  # values of one tensor that are counted; counting all takes longer than the net
+_SAMPLE = 1 << 20  # values of a tensor that are counted in a batch; all take as long as the net
+_PLAIN = 4  # different values in images of one colour with a border
+_Observer = Callable[[Tensor], None]
 
 
 class _Extremes:
@@ -29,11 +32,11 @@ class _Extremes:
         self.high = torch.maximum(self.high, high.cpu())
 
 
-class _Histogram:
-    """Counts of values between two known ends."""
+class _Counter:
+    """Counts of values between two known ends, stretched to contain 0."""
 
     def __init__(self, low: float, high: float) -> None:
-        self.low, self.high = low, high
+        self.low, self.high = min(low, 0.0), max(high, 0.0)
         self.counts = torch.zeros(BINS, dtype=torch.float64)
 
     def __call__(self, x: Tensor) -> None:
@@ -41,61 +44,106 @@ class _Histogram:
         stride = -(-values.numel() // _SAMPLE) | 1  # odd: walks through all columns of a map
         self.counts += torch.histc(values[::stride], BINS, self.low, self.high).double().cpu()
 
+    @property
+    def histogram(self) -> Histogram:
+        return Histogram(self.counts, self.low, self.high)
 
-def percentile_range(
-    counts: Tensor, low: float, high: float, percentile: float
-) -> tuple[float, float]:
-    """The range that leaves out ``100 - percentile`` % of the values at each end.
 
-    Args:
-        counts: (BINS,) histogram of values between ``low`` and ``high``.
-        low: left edge of the first bin.
-        high: right edge of the last bin.
-        percentile: 50 to 100; 100 gives ``low`` and ``high``.
+class _Pixels:
+    """Which of the 256 values of a pixel occur."""
 
-    Returns:
-        Lower and upper end, on bin edges.
-    """
-    share = counts.cumsum(0) / counts.sum()
-    tail = 1 - percentile / 100
-    width = (high - low) / len(counts)
-    first = int((share <= tail).sum())
-    last = int((share < 1 - tail - 1e-12).sum())
-    return low + first * width, low + (last + 1) * width
+    def __init__(self) -> None:
+        self.found = torch.zeros(256, dtype=torch.bool)
+
+    def __call__(self, images: Tensor) -> None:
+        self.found |= (torch.histc(images.float(), 256, 0.0, 1.0) > 0).cpu()
 
 
 def calibrate(
     simulation: Simulation, batches: Iterable[Tensor], method: str, percentile: float
-) -> None:
+) -> list[str]:
     """Set every group's range from the activations, not yet rounded, that ``batches`` cause.
 
     Args:
         simulation: on a fused float model; its INT8 convolutions have rounded weights.
-        batches: images (N, 3, H, W) in [0, 1]; run through twice for percentiles.
-        method: ``minmax`` or ``percentile``.
-        percentile: see ``percentile_range``; used by that method only.
+        batches: images (N, 3, H, W) in [0, 1]; run through twice, but for ``minmax``.
+        method: ``minmax``, ``percentile``, ``mse`` or ``entropy``: see ``range_search``.
+        percentile: used by that method only.
+
+    Returns:
+        Notes on what makes the ranges doubtful: dull images, tensors that never changed.
 
     Raises:
-        CompressError: if an activation is NaN or infinite, or is computed where it is not seen.
+        CompressError: if a weight or activation is NaN or infinite, or an activation is computed
+            where it is not seen.
     """
-    spans = _extremes(simulation, batches)
-    if method == "percentile":
-        histograms = [_Histogram(low, high) for low, high in spans]
-        _observe(simulation, batches, histograms)
-        spans = [
-            percentile_range(histogram.counts, *span, percentile)
-            for histogram, span in zip(histograms, spans, strict=True)
+    _require_finite_weights(simulation.model)
+    pixels = _Pixels()
+    spans = _extremes(simulation, _shown(batches, pixels))
+    fixed = [simulation.fixed_range(group) for group in simulation.points]
+    quantizers = simulation.quantizers.activations
+    ranges = spans
+    if method != "minmax":
+        counters = [_Counter(*span) for span in spans]
+        needed = [
+            _ignore if known else counter for known, counter in zip(fixed, counters, strict=True)
         ]
-    for group, quantizer, span in zip(simulation.points, simulation.quantizers, spans, strict=True):
-        fixed = simulation.fixed_range(group)
-        quantizer.set_range(*(fixed or span), fixed=fixed is not None)
+        _observe(simulation, batches, needed)
+        ranges = [
+            find_range(counter.histogram, method, percentile, quantizer.symmetric)
+            for counter, quantizer in zip(counters, quantizers, strict=True)
+        ]
+    for quantizer, known, found in zip(quantizers, fixed, ranges, strict=True):
+        quantizer.set_range(*(known or found), fixed=known is not None)
+    return _doubts(simulation, spans, int(pixels.found.sum()))
+
+
+def _require_finite_weights(model: nn.Module) -> None:
+    for name, weights in model.named_parameters():
+        if not torch.isfinite(weights).all():
+            raise CompressError(
+                f"calibration: '{name}' holds NaN or infinite values. The checkpoint is broken; "
+                "train it again with a lower learning rate."
+            )
+
+
+def _shown(batches: Iterable[Tensor], observer: _Observer) -> Iterator[Tensor]:
+    for images in batches:
+        observer(images)
+        yield images
+
+
+def _ignore(x: Tensor) -> None:
+    del x
+
+
+def _doubts(simulation: Simulation, spans: Sequence[tuple[float, float]], values: int) -> list[str]:
+    notes = []
+    if values <= _PLAIN:
+        notes.append(
+            f"the calibration images hold only {values} different pixel values: the ranges will "
+            "not fit real images"
+        )
+    still = [
+        group[0][0].tensor
+        for group, (low, high) in zip(simulation.points, spans, strict=True)
+        if low == high
+    ]
+    if still:
+        notes.append(
+            f"{len(still)} tensors never changed on the calibration images, '{still[0]}' first: "
+            "a dead layer, or images that are too much alike"
+        )
+    return notes
 
 
 def clipped_shares(simulation: Simulation, batches: Iterable[Tensor]) -> list[float]:
     """For each group, the share of the activations that its range cuts off."""
     counters = [
         _Outside(*range_of(quantizer), fixed=simulation.fixed_range(group) is not None)
-        for group, quantizer in zip(simulation.points, simulation.quantizers, strict=True)
+        for group, quantizer in zip(
+            simulation.points, simulation.quantizers.activations, strict=True
+        )
     ]
     _observe(simulation, batches, counters)
     return [counter.share for counter in counters]
@@ -145,7 +193,7 @@ def range_of(quantizer: FakeQuantizer) -> tuple[float, float]:
 
 
 def _observe(
-    simulation: Simulation, batches: Iterable[Tensor], observers: Sequence[Callable[[Tensor], None]]
+    simulation: Simulation, batches: Iterable[Tensor], observers: Sequence[_Observer]
 ) -> None:
     hooks = [(hook, index) for index, group in enumerate(simulation.points) for _, hook in group]
     for hook, index in hooks:

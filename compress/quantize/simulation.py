@@ -10,27 +10,32 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from compress.errors import CompressError
-from compress.quantize.fake_quantizer import FakeQuantizer, quantize_weight
-from export.placement import Placement, Point
+from compress.quantize.fake_quantizer import FakeQuantizer, WeightQuantizer
+from export.graph_view import block_name
+from export.placement import INPUT, READER, Placement, Point, QuantizationGroup
 from export.ranges import GroupRange, Ranges
 
 QUANTIZERS = "quantizers"  # submodule of the model while it is simulated
-_FIXED = {"Input": (0.0, 1.0), "Sigmoid": (0.0, 1.0)}  # ranges known without calibration
+_FIXED = {INPUT: (0.0, 1.0), "Sigmoid": (0.0, 1.0)}  # ranges known without calibration
 
 
 class PointHook:
-    """What happens to the tensor of one point: nothing, observed, or rounded."""
+    """What happens to the tensor of one point: it is observed, or rounded and maybe recorded."""
 
     def __init__(self, quantizer: FakeQuantizer) -> None:
         self.quantizer = quantizer
         self.observe: Callable[[Tensor], None] | None = None
+        self.record: Callable[[Tensor], None] | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
         """Observe or round ``x``."""
         if self.observe is not None:
             self.observe(x.detach())
             return x
-        return self.quantizer(x)
+        rounded = self.quantizer(x)
+        if self.record is not None:
+            self.record(rounded.detach())
+        return rounded
 
 
 class _Keep:
@@ -41,31 +46,40 @@ class _Keep:
 
 
 class _QuantizedConv:
-    """Stands in for the forward of a fused ``Conv``: conv -> activation, rounded at each point."""
+    """Stands in for the forward of a convolution's block, rounded at each of its points.
 
-    def __init__(self, block: nn.Module, points: dict[str, PointHook], int8_weight: bool) -> None:
-        self.block = block
+    ``block`` is ultralytics' Conv, fused (convolution, then activation), or a bare convolution.
+    """
+
+    def __init__(
+        self, block: nn.Module, points: dict[str, PointHook], weight: WeightQuantizer | None
+    ) -> None:
+        self.conv = getattr(block, "conv", block)
+        self.activation = getattr(block, "act", None)
         self.points = points
-        self.int8_weight = int8_weight
+        self.weight = weight
         self.keep = _Keep()
-        behind = [hook for operator, hook in points.items() if operator != "Conv"]
+        behind = [hook for operator, hook in points.items() if operator not in ("Conv", READER)]
         self.result = behind[-1] if behind else self.keep
 
     def __call__(self, x: Tensor) -> Tensor:
-        conv = self.block.conv
-        weight = quantize_weight(conv.weight) if self.int8_weight else conv.weight
+        conv = self.conv
+        weight = conv.weight if self.weight is None else self.weight(conv.weight)
+        x = self._at(READER)(x)
         y = F.conv2d(x, weight, conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups)
         y = self._at("Conv")(y)
-        if isinstance(self.block.act, nn.SiLU):
+        if isinstance(self.activation, nn.SiLU):
             return self._at("Mul")(y * self._at("Sigmoid")(torch.sigmoid(y)))
-        return self.result(self.block.act(y))
+        return self.result(y if self.activation is None else self.activation(y))
 
     def _at(self, operator: str) -> Callable[[Tensor], Tensor]:
         return self.points.get(operator, self.keep)
 
 
 def _is_block(module: nn.Module | None) -> bool:
-    """Whether this is ultralytics' Conv, or made like it: ``act(conv(x))``."""
+    """Whether this is ultralytics' Conv, or made like it, ``act(conv(x))``; or a convolution."""
+    if isinstance(module, nn.Conv2d):
+        return True
     return isinstance(getattr(module, "conv", None), nn.Conv2d) and hasattr(module, "act")
 
 
@@ -89,6 +103,17 @@ class _QuantizedInput:
         return (self.point(inputs[0]), *inputs[1:])
 
 
+class Quantizers(nn.Module):
+    """All that is rounded in a simulated model: activations by group, weights by convolution."""
+
+    def __init__(self, placement: Placement, weight_bits: int) -> None:
+        super().__init__()
+        self.activations = nn.ModuleList(
+            FakeQuantizer(symmetric=group.symmetric) for group in placement.groups
+        )
+        self.weights = nn.ModuleList(WeightQuantizer(weight_bits) for _ in placement.convs)
+
+
 class Simulation:
     """Fake quantization on a fused model, put on in place and taken off by ``remove``.
 
@@ -96,7 +121,7 @@ class Simulation:
     with the model's weights. Everything is made of plain classes and can be copied.
     """
 
-    def __init__(self, model: nn.Module, placement: Placement) -> None:
+    def __init__(self, model: nn.Module, placement: Placement, weight_bits: int = 8) -> None:
         """``model`` must be fused (``models.exportable.fused_copy``).
 
         Raises:
@@ -104,21 +129,36 @@ class Simulation:
         """
         self.model = model
         self.placement = placement
-        self.quantizers = nn.ModuleList(FakeQuantizer() for _ in placement.groups)
+        self.weight_bits = weight_bits
+        self.quantizers = Quantizers(placement, weight_bits)
         self.points: list[list[tuple[Point, PointHook]]] = [
             [(point, PointHook(quantizer)) for point in group.points]
-            for group, quantizer in zip(placement.groups, self.quantizers, strict=True)
+            for group, quantizer in zip(placement.groups, self.quantizers.activations, strict=True)
         ]
         self._handles: list[Any] = []
         self._blocks: dict[str, Any] = {}
         self._attach()
+
+    @property
+    def groups(self) -> list[tuple[QuantizationGroup, FakeQuantizer]]:
+        """Each quantization group with what rounds its tensors."""
+        return list(zip(self.placement.groups, self.quantizers.activations, strict=True))
+
+    @property
+    def weights(self) -> dict[str, WeightQuantizer]:
+        """INT8 convolution -> what rounds its weight."""
+        return dict(zip(self.placement.convs, self.quantizers.weights, strict=True))
+
+    def convolution(self, name: str) -> nn.Conv2d:
+        """The convolution of this name."""
+        return self.model.get_submodule(name)
 
     def _attach(self) -> None:
         setattr(self.model, QUANTIZERS, self.quantizers)
         modules = dict(self.model.named_modules())
         by_block: dict[str, dict[str, PointHook]] = {}
         for point, hook in (pair for group in self.points for pair in group):
-            if point.operator == "Input":
+            if point.operator == INPUT:
                 self._hook_input(hook)
             elif _is_block(modules.get(point.module)):
                 by_block.setdefault(point.module, {})[point.operator] = hook
@@ -130,16 +170,17 @@ class Simulation:
                     f"quantize: the graph computes '{point.tensor}' ({point.operator}), but the "
                     "model has no module of that name. List it under `float_layers`."
                 )
-        int8 = {name.removesuffix(".conv") for name in self.placement.convs}
-        for name in sorted(by_block.keys() | int8):
+        weights = {block_name(conv): quantizer for conv, quantizer in self.weights.items()}
+        for name in sorted(by_block.keys() | weights.keys()):
             block = modules[name]
             if not _is_block(block):
                 raise CompressError(
-                    f"quantize: '{name}' is a convolution outside of a Conv block, whose weights "
-                    "cannot be simulated yet. List it under `float_layers`."
+                    f"quantize: '{name}' computes more than a convolution and an activation "
+                    f"({type(block).__name__}), which cannot be simulated. List it under "
+                    "`float_layers`."
                 )
             self._blocks[name] = block.forward
-            block.forward = _QuantizedConv(block, by_block.get(name, {}), name in int8)
+            block.forward = _QuantizedConv(block, by_block.get(name, {}), weights.get(name))
 
     def _hook_input(self, hook: PointHook) -> None:
         first = self.model.model[0]
@@ -150,7 +191,7 @@ class Simulation:
         kinds = {point.operator for point, _ in group}
         return _FIXED.get(kinds.pop()) if len(kinds) == 1 else None
 
-    def ranges(self, target: str, clipped: Sequence[float]) -> Ranges:
+    def ranges(self, targets: Sequence[str], clipped: Sequence[float]) -> Ranges:
         """The present scales and zero points as a ranges file."""
         groups = tuple(
             GroupRange(
@@ -159,30 +200,35 @@ class Simulation:
                 float(share),
                 group.tensors,
             )
-            for group, quantizer, share in zip(
-                self.placement.groups, self.quantizers, clipped, strict=True
-            )
+            for (group, quantizer), share in zip(self.groups, clipped, strict=True)
         )
-        return Ranges(target, groups, self.placement.convs)
+        learned = {
+            name: quantizer.scale(self.convolution(name).weight).detach().tolist()
+            for name, quantizer in self.weights.items()
+            if any(True for _ in quantizer.parameters())
+        }
+        return Ranges(tuple(targets), groups, self.placement.convs, self.weight_bits, learned)
 
     def load_ranges(self, ranges: Ranges) -> None:
-        """Set scales and zero points from a ranges file.
+        """Set scales and zero points from a ranges file that has all of this placement.
 
         Raises:
-            CompressError: if the file belongs to another model or placement.
+            CompressError: if it lacks a tensor: it belongs to another model or placement.
         """
         found = ranges.by_tensor()
-        own = {tensor for group in self.placement.groups for tensor in group.tensors}
-        strange = sorted(own ^ found.keys())
-        if strange:
+        strange = sorted({group.tensors[0] for group in self.placement.groups} - found.keys())
+        if strange or set(ranges.convs) != set(self.placement.convs):
+            name = strange[0] if strange else "another choice of INT8 convolutions"
             raise CompressError(
-                f"ranges: only one of model and ranges file knows '{strange[0]}' ({len(strange)} "
-                "tensors in all): the file belongs to another model. Run the ptq or qat stage "
-                "again."
+                f"ranges: only one of model and ranges file knows '{name}': the file belongs to "
+                "another model. Run the ptq or qat stage again."
             )
-        for group, quantizer in zip(self.placement.groups, self.quantizers, strict=True):
+        for group, quantizer in self.groups:
             saved = found[group.tensors[0]]
             quantizer.set_scale(saved.scale, saved.zero_point)
+        for name, quantizer in self.weights.items():
+            if name in ranges.weight_scales:
+                quantizer.set_scale(ranges.weight_scales[name])
 
     def remove(self) -> None:
         """Give the model back as it was, with the weights it has now."""

@@ -1,10 +1,16 @@
-"""Write out what a recipe leaves unsaid: the base, the teacher, the alignment that bench checks."""
+"""Write out what a recipe leaves unsaid.
+
+The base, the teacher, who teaches a ``qat`` stage, the alignment that bench checks.
+"""
 
 from __future__ import annotations
 
+from compress.pipeline.stage_table import STAGES
+from compress.recipe.distillation import Teacher
 from compress.recipe.schema import (
     BenchStage,
     PruneStage,
+    QatStage,
     Recipe,
     Stage,
     TrainStage,
@@ -18,13 +24,15 @@ def normalise(recipe: Recipe) -> tuple[Recipe, tuple[KeyPath, ...]]:
 
     Normalising twice changes nothing more.
     """
-    stages: list[tuple[KeyPath, Stage]] = [
-        (("stages", index), stage) for index, stage in enumerate(recipe.stages)
-    ]
+    written = [*recipe.stages]
+    paths: list[KeyPath] = [("stages", index) for index in range(len(written))]
     if not _has_role(recipe, "base"):
-        base = TrainStage(stage="train", name="base", when="never")
-        stages.insert(0, (("model",), base))
-    if _names_teacher(recipe) and not _has_role(recipe, "teacher"):
+        written.insert(0, TrainStage(stage="train", name="base", when="never"))
+        paths.insert(0, ("model",))
+    if recipe.teacher is None:
+        written = _taught_by_parents(written)
+    stages = list(zip(paths, written, strict=True))
+    if _name_teacher(written) and not _has_role(recipe, "teacher"):
         teacher = TrainStage(stage="train", name="teacher", role="teacher", when="never")
         base_index = [_role(stage) for _, stage in stages].index("base")
         taught = distill_of(stages[base_index][1]) is not None  # then it comes after its teacher
@@ -41,8 +49,27 @@ def _role(stage: Stage) -> str:
     return stage.role if isinstance(stage, TrainStage) else ""
 
 
-def _names_teacher(recipe: Recipe) -> bool:
-    sections = filter(None, map(distill_of, recipe.stages))
+def _taught_by_parents(stages: list[Stage]) -> list[Stage]:
+    """A ``qat`` stage that names no teachers learns from the float checkpoint it begins with."""
+    parent = ""
+    taught: list[Stage] = []
+    for stage in stages:
+        taught.append(_taught_by(parent, stage))
+        if "checkpoint" in STAGES[stage.stage].gives and _role(stage) != "teacher":
+            parent = stage.name
+    return taught
+
+
+def _taught_by(parent: str, stage: Stage) -> Stage:
+    distill = stage.distill if isinstance(stage, QatStage) else None
+    if distill is None or "teachers" in distill.model_fields_set:
+        return stage
+    taught = distill.model_copy(update={"teachers": [Teacher(model=parent)]})
+    return stage.model_copy(update={"distill": taught})
+
+
+def _name_teacher(stages: list[Stage]) -> bool:
+    sections = filter(None, map(distill_of, stages))
     return any(t.model == "teacher" for _, distill in sections for t in distill.teachers)
 
 

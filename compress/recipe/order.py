@@ -39,9 +39,9 @@ def order_faults(tree: Tree) -> list[Fault]:
     return list(chain.from_iterable(rule(tree, stages) for rule in rules))
 
 
-def _names_teacher(stages: list[StageOutline]) -> bool:
+def _names_teacher(tree: Tree, stages: list[StageOutline]) -> bool:
     """Whether a distill section asks for the recipe's ``teacher``."""
-    return any("teacher" in dict(_teacher_references(stage)).values() for stage in stages)
+    return any("teacher" in dict(_teacher_references(tree, stage)).values() for stage in stages)
 
 
 def _names(tree: Tree, stages: list[StageOutline]) -> Iterator[Fault]:
@@ -129,7 +129,7 @@ def _sparsity(tree: Tree, stages: list[StageOutline]) -> Iterator[Fault]:
 def _teachers(tree: Tree, stages: list[StageOutline]) -> Iterator[Fault]:
     for i, stage in enumerate(stages):
         known = _checkpoints(tree, stages, i)
-        for path, name in _teacher_references(stage):
+        for path, name in _teacher_references(tree, stage):
             if name in known or name == AVERAGE or name.endswith(".pt"):
                 continue
             later = next((other for other in stages[i + 1 :] if other.role == name), None)
@@ -154,7 +154,7 @@ def _weights(tree: Tree, stages: list[StageOutline]) -> Iterator[Fault]:
     for key, role in (("model", "base"), ("teacher", "teacher")):
         named, stage = tree.get((key,)), trained.get(role)
         untrained = isinstance(named, str) and named.endswith(_MODEL_YAML)
-        needed = role == "base" or stage is not None or _names_teacher(stages)
+        needed = role == "base" or stage is not None or _names_teacher(tree, stages)
         if untrained and needed and (stage is None or stage.raw.get("when") == "never"):
             todo = f"give it a `stage: train` of `role: {role}`, or name a .pt"
             yield Fault((key,), f"a model yaml has no trained weights: {todo}")
@@ -165,7 +165,7 @@ def _checkpoints(tree: Tree, stages: list[StageOutline], end: int) -> list[str]:
     written = [stage.name for stage in stages[:end] if "checkpoint" in STAGES[stage.kind].gives]
     roles = {stage.role for stage in stages}
     implicit = ["base"] if "base" not in roles else []
-    if "teacher" not in roles and tree.get(("teacher",)) and _names_teacher(stages):
+    if "teacher" not in roles and tree.get(("teacher",)) and _names_teacher(tree, stages):
         implicit.append("teacher")
     return implicit + written
 
@@ -191,9 +191,11 @@ def _gate_references(stage: StageOutline) -> Iterator[tuple[KeyPath, str]]:
                 yield (*stage.path, "accept", metric, "against"), against
 
 
-def _teacher_references(stage: StageOutline) -> Iterator[tuple[KeyPath, str]]:
+def _teacher_references(tree: Tree, stage: StageOutline) -> Iterator[tuple[KeyPath, str]]:
+    # without a teacher in the recipe, the loader gives qat its parent
+    default = [] if stage.kind == "qat" and not tree.get(("teacher",)) else ["teacher"]
     for path, distill in stage.sections("distill"):
-        teachers = distill.get("teachers", ["teacher"])
+        teachers = distill.get("teachers", default)
         for i, item in enumerate(teachers if isinstance(teachers, list) else ()):
             place = (*path, "teachers", i)
             if isinstance(item, str):

@@ -172,6 +172,7 @@ def lineage(run: Run) -> Table:
         Row(_lineage_cells(stage, name, file))
         for stage in stages(run)
         for name, file in (stage.get("files") or {}).items()
+        if "/" not in name  # a bundle's manifest holds the hashes of its parts
     ]
     return Table(
         (*text_columns("Stage", "File", "sha256", "Made of"), *number_columns("Time")), tuple(rows)

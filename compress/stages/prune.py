@@ -13,7 +13,6 @@ from typing import Any
 from torch import nn
 
 from bench.layers import load_table
-from compress.models.batchnorm import reestimate
 from compress.models.checkpoint import load_checkpoint, save_checkpoint
 from compress.models.evaluate import evaluate
 from compress.models.inspect import conv_widths, count_macs, count_params
@@ -27,6 +26,7 @@ from compress.prune.solver import TOLERANCE, Budget, Rules
 from compress.prune.spec import spec_of
 from compress.prune.structure import PrunableModel
 from compress.recipe.schema import PruneStage
+from compress.stages.batchnorm import settled
 from compress.stages.checkpoints import checkpoint_result, fit, with_weights
 from compress.stages.distillation import distillation
 from compress.stages.importance import importance_of
@@ -97,26 +97,8 @@ class _Pruning:
         return file
 
     def settled(self, model: nn.Module) -> tuple[nn.Module, dict[str, float]]:
-        """``model`` with BatchNorm statistics re-estimated, where that is better on val.
-
-        It wins back much of what the cut cost where the net was trained on images like these;
-        where statistics come from far more, or from augmented images, they may be better as is.
-        """
-        context = self._context
-        if self._config.bn_images == 0:
-            return model, {}
-        candidate = reestimate(
-            model,
-            context.data.yaml,
-            context.imgsz,
-            self._config.bn_images,
-            seed=context.seed,
-            device=context.first_device,
-            progress=context.progress,
-        )
-        kept, found = self._map(model), self._map(candidate)
-        figures = {"as_cut": kept, "reestimated": found}
-        return (candidate if found > kept else model), figures
+        """``model`` with BatchNorm statistics that fit what was cut, and the mAP with each."""
+        return settled(model, self._config.bn_images, self._context, self._map, "as_cut")
 
     def metrics(self, model: nn.Module, pruned: Pruned) -> dict[str, Any]:
         """What became of ``model``, whose time is measured where the recipe wants to know it."""

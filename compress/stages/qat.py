@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 
 from compress.models.checkpoint import load_checkpoint
-from compress.models.exportable import fused_copy
+from compress.models.trainer import TrainingExtension
 from compress.pipeline.contract import Artifact, Context, StageResult
-from compress.quantize.scales import ScaleTraining
+from compress.quantize.damping import Damping
+from compress.quantize.noise import WeightNoise
+from compress.quantize.scales import ScaleTraining, set_up_training
 from compress.quantize.simulation import Simulation
 from compress.recipe.schema import QatStage
 from compress.stages.checkpoints import check_classes, fit, with_weights
@@ -20,8 +23,19 @@ def run(config: QatStage, inputs: Mapping[str, Artifact], context: Context) -> S
     parent = load_checkpoint(inputs["checkpoint"].path)
     check_classes(parent, context, "the student")
     student = calibrated(parent, config, context)
-    extensions = [*distillation(config.distill, inputs, context), ScaleTraining()]
+    noise = WeightNoise(config.noise.kind, config.noise.share)
+    set_up_training(student, config.ranges, config.weight_scales == "learned", noise)
+    trained = deepcopy(student)
+    extensions = [*distillation(config.distill, inputs, context), *_extensions(config, student)]
     training = fit(student.model, config.train, context, config.name, extensions)
-    trained = Simulation(fused_copy(parent), student.placement)
     with_weights(trained.model, training)
     return quantized_result(trained, parent, config, context, metrics={"curves": training.curves})
+
+
+def _extensions(config: QatStage, student: Simulation) -> list[TrainingExtension]:
+    """What trains the scales, and keeps weights from swinging."""
+    extensions: list[TrainingExtension] = [ScaleTraining()]
+    if config.damping is not None:
+        convs = student.placement.convs
+        extensions.append(Damping(config.damping.weight, config.damping.start, convs))
+    return extensions

@@ -1,4 +1,4 @@
-"""What ``ptq`` and ``qat`` share: calibration, and writing checkpoint and ranges."""
+"""What ``ptq`` and ``qat`` share: placement, calibration, and writing checkpoint and ranges."""
 
 from __future__ import annotations
 
@@ -26,10 +26,22 @@ def calibration_images(config: Quantization, context: Context) -> ImageBatches:
     return ImageBatches(tuple(images), context.imgsz)
 
 
-def calibrated(model: nn.Module, config: Quantization, context: Context) -> Simulation:
-    """A fused copy of ``model`` under simulation, with ranges from images of the train split."""
+def calibrated(
+    model: nn.Module, config: Quantization, context: Context, float_layers: tuple[str, ...] = ()
+) -> Simulation:
+    """A fused copy of ``model`` under simulation, with ranges from images of the train split.
+
+    ``float_layers`` come on top of the recipe's.
+    """
     calibration = config.calibration
-    simulation = simulate(model, context.imgsz, config.float_layers)
+    simulation = simulate(
+        model,
+        context.imgsz,
+        [*config.float_layers, *float_layers],
+        config.target,
+        config.quantize_head,
+        config.weight_bits,
+    )
     images = calibration_images(config, context)
     with context.progress.task(f"calibrating on {len(images.paths)} images", 1) as bar:
         calibrate(simulation, images, calibration.method, calibration.percentile)

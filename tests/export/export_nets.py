@@ -19,7 +19,7 @@ from compress.models.exportable import export_metadata, exportable
 from compress.quantize.calibration import calibrate
 from compress.quantize.prepare import simulate
 from compress.quantize.simulation import Simulation
-from export.dialects import write_dialect
+from export.dialects import DIALECTS, write_dialect
 from export.float_onnx import export_float
 from export.ranges import Ranges
 
@@ -34,23 +34,28 @@ class Exported:
     float_onnx: Path
     onnxruntime: Path
     tensorrt: Path
+    openvino: Path
 
 
 def export_all(
-    net: nn.Module, images: Tensor, folder: Path, float_layers: Sequence[str] = (), opset: int = 17
+    net: nn.Module,
+    images: Tensor,
+    folder: Path,
+    float_layers: Sequence[str] = (),
+    opset: int = 17,
+    targets: Sequence[str] = ("onnxruntime",),
 ) -> Exported:
     """Simulate INT8 with ranges of ``images`` and write all files into ``folder``."""
-    simulation = simulate(net, IMGSZ, float_layers)
+    simulation = simulate(net, IMGSZ, float_layers, targets)
     calibrate(simulation, [images], "minmax", 100.0)
-    ranges = simulation.ranges("onnxruntime", [0.0] * len(simulation.points))
-    files = {name: folder / f"{name}.onnx" for name in ("float", "onnxruntime", "tensorrt")}
+    ranges = simulation.ranges(targets, [0.0] * len(simulation.points))
+    float_onnx = folder / "float.onnx"
     metadata = export_metadata(net, IMGSZ)
-    export_float(exportable(net), IMGSZ, files["float"], opset, metadata)
-    for target in ("onnxruntime", "tensorrt"):
-        write_dialect(target, files["float"], ranges, files[target])
-    return Exported(
-        net, simulation, ranges, files["float"], files["onnxruntime"], files["tensorrt"]
-    )
+    export_float(exportable(net), IMGSZ, float_onnx, opset, metadata)
+    files = {target: folder / f"{target}.onnx" for target in DIALECTS}
+    for target, path in files.items():
+        write_dialect(target, float_onnx, ranges, path)
+    return Exported(net, simulation, ranges, float_onnx, **files)
 
 
 class QdqGraph:

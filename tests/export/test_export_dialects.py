@@ -114,11 +114,6 @@ def test_tensorrt_rounds_inputs_and_weights_of_convolutions_symmetrically_to_s8(
         quantize = graph.producer[graph.producer[source].input[0]]
         group = by_tensor[quantize.input[0]]
         assert 127 * scale == pytest.approx(max(-group.low, group.high), rel=1e-6)
-    sources = {graph.producer[conv.input[0]].output[0] for conv in convs}
-    assert len(graph.of_type("QuantizeLinear")) == len(sources)
-    assert len(graph.of_type("DequantizeLinear")) == len(sources) + len(convs)
-    for node in graph.of_type("DequantizeLinear"):
-        assert {reader.op_type for reader in graph.readers[node.output[0]]} == {"Conv"}
     for values in graph.stored.values():
         assert values.dtype not in (np.uint8, np.int32)
 

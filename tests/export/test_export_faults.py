@@ -79,22 +79,22 @@ def test_a_missing_ranges_file_and_a_folder_are_refused_by_name(tmp_path: Path) 
 def test_a_range_says_what_it_covers() -> None:
     group = GroupRange(scale=0.5, zero_point=10, clipped=0.0, tensors=("x",))
     assert (group.low, group.high) == (-5.0, 122.5)
-    ranges = Ranges("onnxruntime", (group,), ())
+    ranges = Ranges(("onnxruntime",), (group,), ())
     assert ranges.by_tensor() == {"x": group}
 
 
 def foreign(ranges: Ranges) -> Ranges:
     """Of a model with one layer more."""
     stranger = GroupRange(0.1, 0, 0.0, ("/model.99/conv/Conv_output_0",))
-    return Ranges(ranges.target, (*ranges.groups, stranger), ranges.convs)
+    return Ranges(ranges.targets, (*ranges.groups, stranger), ranges.convs)
 
 
 def foreign_conv(ranges: Ranges) -> Ranges:
-    return Ranges(ranges.target, ranges.groups, (*ranges.convs, "model.99.conv"))
+    return Ranges(ranges.targets, ranges.groups, (*ranges.convs, "model.99.conv"))
 
 
 def incomplete(ranges: Ranges) -> Ranges:
-    return Ranges(ranges.target, ranges.groups[1:], ranges.convs)
+    return Ranges(ranges.targets, ranges.groups[1:], ranges.convs)
 
 
 @pytest.mark.parametrize("target", ["onnxruntime", "tensorrt"])

@@ -17,7 +17,7 @@ from compress.models.exportable import exportable
 from compress.models.inspect import head_outputs
 from export.errors import ExportError
 from export.float_onnx import export_float
-from export.placement import Placement, conv_names, find_placement
+from export.placement import Placement, Point, conv_names, find_placement
 
 MOVING = {"Concat", "MaxPool", "Resize", "Split"}
 
@@ -155,15 +155,78 @@ def test_what_an_int8_convolution_reads_is_rounded_where_it_is_computed() -> Non
     }
 
 
-def test_a_tensor_inside_of_a_module_is_refused() -> None:
-    """PyTorch can round only what a module gives out; another place would be silently wrong."""
+@pytest.mark.parametrize("target", ["onnxruntime", "tensorrt", "openvino"])
+def test_a_tensor_inside_of_a_module_is_rounded_by_its_convolutions_alone(target: str) -> None:
+    """PyTorch can round only what a module gives out, or what a convolution takes."""
     sketch = Sketch()
     sketch.conv("block.a", "images")
     sketch.node("ReduceMean", "/block/ReduceMean", ["block.a.out"], ["mean"])
     sketch.conv("block.b", "mean")
-    with pytest.raises(ExportError, match=re.escape("float_layers: [block]")):
-        find_placement(sketch.model(), [])
-    assert find_placement(sketch.model(), ["block.b"]).convs == ("block.a.conv",)
+    sketch.conv("block.c", "mean")
+    placement = find_placement(sketch.model(), [], [target])
+    (group,) = [group for group in placement.groups if group.for_readers]
+    assert group.tensors == ("mean",)
+    assert group.points == (
+        Point("mean", "Reader", "block.b"),
+        Point("mean", "Reader", "block.c"),
+    )
+    (left,) = [
+        g for g in find_placement(sketch.model(), ["block.b"], [target]).groups if g.for_readers
+    ]
+    assert [point.module for point in left.points] == ["block.c"]
+
+
+def residual() -> onnx.ModelProto:
+    """Two blocks with SiLU, a sum of both, a convolution behind it."""
+    sketch = Sketch()
+    for name, source in [("a", "images"), ("block.b", "a.silu")]:
+        sketch.conv(name, source)
+        sketch.node(
+            "Sigmoid", f"/{name.replace('.', '/')}/act/Sigmoid", [f"{name}.out"], [f"{name}.gate"]
+        )
+        sketch.node(
+            "Mul",
+            f"/{name.replace('.', '/')}/act/Mul",
+            [f"{name}.out", f"{name}.gate"],
+            [f"{name}.silu"],
+        )
+    sketch.node("Add", "/block/Add", ["a.silu", "block.b.silu"], ["sum"])
+    sketch.conv("c", "sum")
+    return sketch.model()
+
+
+@pytest.mark.parametrize("target", ["tensorrt", "openvino"])
+def test_runtimes_that_fuse_activations_round_only_what_convolutions_read(target: str) -> None:
+    found = find_placement(residual(), [], [target])
+    assert {point.tensor for group in found.groups for point in group.points} == {
+        "images",
+        "a.silu",
+        "sum",  # its skip is rounded, its other side is not
+    }
+    assert {group.symmetric for group in found.groups} == {target == "tensorrt"}
+
+
+def test_of_several_targets_every_point_is_rounded() -> None:
+    model = residual()
+    one, other = (find_placement(model, [], [target]) for target in ("onnxruntime", "tensorrt"))
+    both = find_placement(model, [], ["onnxruntime", "tensorrt"])
+    assert points_of(both) == points_of(one) | points_of(other)
+    symmetric = {t for group in both.groups if group.symmetric for t in group.tensors}
+    assert symmetric == {t for group in other.groups for t in group.tensors}
+
+
+@pytest.mark.parametrize("operator", ["Relu", "Clip"])
+def test_an_activation_that_becomes_part_of_the_convolution_is_rounded_once(operator: str) -> None:
+    sketch = Sketch()
+    sketch.conv("a", "images")
+    sketch.node(operator, f"/a/act/{operator}", ["a.out"], ["active"])
+    sketch.conv("b", "active")
+    placement = find_placement(sketch.model(), [])
+    assert points_of(placement) == {
+        ("images", "Input", ""),
+        ("active", operator, "a"),
+        ("b.out", "Conv", "b"),
+    }
 
 
 NET_FLOAT_LAYERS = [
@@ -247,18 +310,18 @@ def test_a_pattern_that_matches_nothing_shows_real_names(exported: Exported) -> 
         find_placement(model, ["model.0", "model.99"])
 
 
-def test_attention_is_refused_with_the_layers_to_list(net_yaml: Path, tmp_path: Path) -> None:
+def test_attention_reads_rounded_values_and_stays_float_inside(
+    net_yaml: Path, tmp_path: Path
+) -> None:
     yaml = tmp_path / "attention.yaml"
     text = net_yaml.read_text().replace("[-1, 1, SPPF, [512, 5]]", "[-1, 1, C2PSA, [512]]")
     yaml.write_text(text)
     net = build_model(yaml, NAMES, 0)
     export_float(exportable(net), IMGSZ, tmp_path / "attention.onnx")
     model = onnx.load(str(tmp_path / "attention.onnx"))
-    with pytest.raises(ExportError, match=r"float_layers: \[(.*)\]") as error:
-        find_placement(model, head_outputs(net))
-    listed = re.search(r"\[(.*)\]", str(error.value))
-    assert listed is not None
-    layers = listed.group(1).split(", ")
-    assert all(layer.startswith("model.9.") for layer in layers)
-    placement = find_placement(model, [*head_outputs(net), *layers])
-    assert "model.9.cv1.conv" in placement.convs
+    placement = find_placement(model, head_outputs(net))
+    assert {name for name in conv_names(model) if name not in placement.convs} == set(
+        head_outputs(net)
+    )
+    readers = {p.module for group in placement.groups if group.for_readers for p in group.points}
+    assert {"model.9.m.0.attn.proj", "model.9.m.0.attn.pe", "model.9.m.0.ffn.0"} <= readers

@@ -1,63 +1,34 @@
-"""First ranges of activations: percentiles of known histograms, broken nets, dull images."""
+"""First ranges of activations: every method on a net, broken nets, dull images."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from quantize_nets import simulated
 from small_nets import IMGSZ, output_of
 from torch import Tensor, nn
 
 from compress.errors import CompressError
-from compress.models.exportable import fused_copy
-from compress.quantize.calibration import calibrate, clipped_shares, percentile_range
+from compress.models.exportable import exportable, fused_copy
+from compress.quantize import calibration
+from compress.quantize.calibration import calibrate, clipped_shares
 from compress.quantize.prepare import simulate
 from compress.quantize.simulation import Simulation
+from export.dialects import write_dialect
+from export.float_onnx import export_float
+from export.parity import run_onnx
 
-METHODS = ["minmax", "percentile"]
+METHODS = ["minmax", "percentile", "mse", "entropy"]
 
 
 def ranges_of(simulation: Simulation) -> dict[str, tuple[float, float]]:
     """First tensor of each group -> its range."""
     shares = [0.0] * len(simulation.points)
-    groups = simulation.ranges("onnxruntime", shares).groups
+    groups = simulation.ranges(["onnxruntime"], shares).groups
     return {group.tensors[0]: (group.low, group.high) for group in groups}
-
-
-def test_percentile_of_an_even_histogram_cuts_equal_ends() -> None:
-    counts = torch.ones(100, dtype=torch.float64)
-    assert percentile_range(counts, -1.0, 1.0, 95.0) == pytest.approx((-0.9, 0.9))
-    assert percentile_range(counts, 0.0, 50.0, 99.0) == pytest.approx((0.5, 49.5))
-    assert percentile_range(counts, -1.0, 1.0, 100.0) == pytest.approx((-1.0, 1.0))
-
-
-def test_percentile_drops_a_lone_outlier_and_keeps_the_rest() -> None:
-    counts = torch.zeros(10, dtype=torch.float64)
-    counts[2], counts[3], counts[9] = 499.0, 500.0, 1.0
-    assert percentile_range(counts, 0.0, 10.0, 99.0) == pytest.approx((2.0, 4.0))
-    assert percentile_range(counts, 0.0, 10.0, 99.9999) == pytest.approx((2.0, 10.0))
-
-
-@settings(max_examples=100, deadline=None)
-@given(
-    counts=st.lists(st.integers(0, 1000), min_size=2, max_size=60).filter(any),
-    percentile=st.floats(50.5, 100.0),
-)
-def test_percentile_leaves_out_as_much_as_it_may_and_no_more(
-    counts: list[int], percentile: float
-) -> None:
-    histogram = torch.tensor(counts, dtype=torch.float64)
-    low, high = percentile_range(histogram, 0.0, float(len(counts)), percentile)
-    first, last, allowed = round(low), round(high), (100 - percentile) / 100 * sum(counts)
-    assert 0 <= first < last <= len(counts)
-    assert sum(counts[:first]) <= allowed + 1e-6
-    assert sum(counts[last:]) <= allowed + 1e-6
-    assert sum(counts[: first + 1]) > allowed - 1e-6  # one bin more would be too much
-    assert sum(counts[last - 1 :]) > allowed - 1e-6
 
 
 def test_minmax_takes_the_extremes_of_all_batches(net: nn.Module, images: Tensor) -> None:
@@ -105,11 +76,26 @@ def test_an_image_has_the_range_zero_to_one_and_a_sigmoid_too(
     assert found["/model.0/act/Sigmoid_output_0"] == pytest.approx((0.0, 1.0))
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_a_broken_net_is_named_by_its_tensor(net: nn.Module, images: Tensor, method: str) -> None:
-    net.model[4].cv2.bn.bias.data[0] = float("nan")
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("part", ["weight", "bias"])
+def test_broken_weights_are_named(net: nn.Module, images: Tensor, part: str, bad: float) -> None:
     simulation = simulate(net, IMGSZ, [])
-    with pytest.raises(CompressError, match=r"'/model\.4/cv2/conv/Conv_output_0' is NaN"):
+    conv = simulation.model.get_submodule("model.4.cv2.conv")
+    getattr(conv, part).data.view(-1)[0] = bad
+    with pytest.raises(
+        CompressError, match=rf"'model\.4\.cv2\.conv\.{part}' holds NaN or infinite"
+    ):
+        calibrate(simulation, [images], "minmax", 100.0)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_activation_that_overflows_is_named(net: nn.Module, images: Tensor, method: str) -> None:
+    for layer in (3, 4, 5):
+        for module in net.model[layer].modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.weight.data.fill_(1e18)
+    simulation = simulate(net, IMGSZ, [])
+    with pytest.raises(CompressError, match=r"'/model\.\d.*' is NaN or infinite"):
         calibrate(simulation, [images], method, 99.9)
 
 
@@ -140,11 +126,73 @@ def test_a_dead_layer_gets_a_usable_range(net: nn.Module, images: Tensor, method
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_one_black_image_is_enough_to_go_on(net: nn.Module, method: str) -> None:
+@pytest.mark.parametrize("border", [0, 8])
+def test_one_black_image_gives_ranges_and_a_warning(
+    net: nn.Module, method: str, border: int
+) -> None:
     black = torch.zeros(1, 3, IMGSZ, IMGSZ)
-    simulation = simulated(net, black, method=method)
+    black[:, :, :border] = 114 / 255
+    simulation = simulate(net, IMGSZ, [])
+    notes = calibrate(simulation, [black], method, 99.9)
+    assert any("different pixel values" in note for note in notes)
     assert all(low <= 0.0 < high for low, high in ranges_of(simulation).values())
     assert torch.isfinite(output_of(simulation.model, black)).all()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_ranges_of_one_black_image_give_an_exported_file_without_nan(
+    net: nn.Module, images: Tensor, method: str, tmp_path: Path
+) -> None:
+    simulation = simulate(net, IMGSZ, [])
+    calibrate(simulation, [torch.zeros(1, 3, IMGSZ, IMGSZ)], method, 99.9)
+    ranges = simulation.ranges(["onnxruntime"], [0.0] * len(simulation.points))
+    export_float(exportable(net), IMGSZ, tmp_path / "float.onnx")
+    write_dialect("onnxruntime", tmp_path / "float.onnx", ranges, tmp_path / "int8.onnx")
+    inputs = [torch.zeros(1, 3, IMGSZ, IMGSZ).numpy(), images[:1].numpy()]
+    run_onnx(tmp_path / "int8.onnx", inputs)  # refuses NaN
+
+
+def test_real_images_on_a_sound_net_give_no_warning(net: nn.Module, images: Tensor) -> None:
+    assert calibrate(simulate(net, IMGSZ, []), [images], "minmax", 100.0) == []
+    grey = images.mean(1, keepdim=True).expand(-1, 3, -1, -1)
+    assert calibrate(simulate(net, IMGSZ, []), [grey], "minmax", 100.0) == []
+
+
+def test_tensors_that_never_change_are_counted(net: nn.Module, images: Tensor) -> None:
+    block = net.model[5]
+    block.bn.weight.data.zero_()
+    block.bn.bias.data.fill_(0.7)  # a dead layer with a bias
+    simulation = simulate(net, IMGSZ, [])
+    (note,) = calibrate(simulation, [images], "mse", 99.9)
+    assert "2 tensors never changed" in note
+    assert "/model.5/conv/Conv_output_0" in note
+    low, high = ranges_of(simulation)["/model.5/conv/Conv_output_0"]
+    assert low == pytest.approx(0.0, abs=0.01)
+    assert high == pytest.approx(0.7, rel=0.01)
+
+
+@pytest.mark.parametrize("method", ["percentile", "mse", "entropy"])
+def test_counting_some_values_gives_almost_the_ranges_of_counting_all(
+    net: nn.Module, images: Tensor, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    everything = ranges_of(simulated(net, images, method=method))
+    monkeypatch.setattr(calibration, "_SAMPLE", 2000)
+    some = ranges_of(simulated(net, images, method=method))
+    widths = [
+        (some[tensor][1] - some[tensor][0]) / (high - low)
+        for tensor, (low, high) in everything.items()
+    ]
+    assert some != everything
+    assert sum(widths) / len(widths) == pytest.approx(1.0, abs=0.1)
+
+
+@pytest.mark.parametrize("method", ["percentile", "mse", "entropy"])
+def test_methods_lie_within_the_extremes(net: nn.Module, images: Tensor, method: str) -> None:
+    whole = ranges_of(simulated(net, images))
+    for tensor, (low, high) in ranges_of(simulated(net, images, method=method)).items():
+        step = (high - low) / 255
+        assert low >= whole[tensor][0] - step
+        assert high <= whole[tensor][1] + step
 
 
 def test_calibration_leaves_weights_and_mode_alone(net: nn.Module, images: Tensor) -> None:

@@ -15,9 +15,9 @@ from compress.errors import CompressError
 from compress.models.build import build_model
 from compress.models.evaluate import evaluate
 from compress.models.exportable import fused_copy, unfuse_into
-from compress.quantize.fake_quantizer import FakeQuantizer, quantize_weight
+from compress.quantize.fake_quantizer import FakeQuantizer, WeightQuantizer
 from compress.quantize.prepare import place, simulate
-from compress.quantize.scales import ScaleTraining
+from compress.quantize.scales import ScaleTraining, learned_scales
 from compress.quantize.simulation import Simulation
 from export.ranges import load_ranges
 
@@ -53,7 +53,7 @@ def test_weights_of_int8_convolutions_are_rounded(net: nn.Module, images: Tensor
     for model in (simulation.model, fused):
         modules = dict(model.named_modules())
         for name in simulation.placement.convs:
-            modules[name].weight.data = quantize_weight(modules[name].weight.data)
+            modules[name].weight.data = WeightQuantizer()(modules[name].weight.data).detach()
     assert (output_of(simulation.model, images) - before).abs().median() < 1e-4
     assert (output_of(fused, images) - float_before).abs().median() > 1e-3
 
@@ -85,7 +85,7 @@ def test_a_float_layer_keeps_its_weights_and_the_rest_stays_simulated(
     modules, before = dict(part.model.named_modules()), output_of(part.model, images)
     for name in kept:
         weight = modules[name].weight.data
-        modules[name].weight.data = quantize_weight(weight)
+        modules[name].weight.data = WeightQuantizer()(weight).detach()
         changed = (output_of(part.model, images) - before).abs().median()
         assert changed > 1e-3, name  # so it was not rounded before
         modules[name].weight.data = weight
@@ -97,7 +97,7 @@ def test_a_copy_is_simulated_too_and_lives_its_own_life(net: nn.Module, images: 
     copy = deepcopy(model)
     assert torch.equal(output_of(copy, images), before)
     assert not torch.equal(before, output_of(fused_copy(net), images))
-    for quantizer in copy.quantizers:
+    for quantizer in copy.quantizers.activations:
         quantizer.set_range(-1.0, 1.0)
     assert not torch.equal(output_of(copy, images), before)  # its own quantizers are at work
     assert torch.equal(output_of(model, images), before)
@@ -108,8 +108,11 @@ def test_a_copy_is_simulated_too_and_lives_its_own_life(net: nn.Module, images: 
 
 def test_weights_and_scales_travel_in_the_state_dict(net: nn.Module, images: Tensor) -> None:
     trained = simulated(net, images)
-    for parameter in trained.model.parameters():
-        parameter.data.mul_(1.01)
+    for parameter in learned_scales(trained.quantizers):
+        parameter.data.add_(0.01)
+    for name, parameter in trained.model.model.named_parameters():
+        if ".dfl." not in name:  # fixed numbers
+            parameter.data.mul_(1.01)
     fresh = simulate(net, IMGSZ, [])
     fresh.model.load_state_dict(trained.model.state_dict())
     assert torch.equal(output_of(fresh.model, images), output_of(trained.model, images))
@@ -142,7 +145,7 @@ def test_gradients_reach_weights_and_scales(net: nn.Module, images: Tensor) -> N
     assert float(model.model[2].cv1.conv.weight.grad.abs().sum()) > 0
     moved = {
         group[0][0].tensor
-        for group, quantizer in zip(simulation.points, simulation.quantizers, strict=True)
+        for group, (_, quantizer) in zip(simulation.points, simulation.groups, strict=True)
         if any(p.grad is not None and p.grad.abs().sum() > 0 for p in quantizer.parameters())
     }
     assert "/model.1/conv/Conv_output_0" in moved
@@ -151,9 +154,9 @@ def test_gradients_reach_weights_and_scales(net: nn.Module, images: Tensor) -> N
 def test_scales_are_trained_apart_and_never_decay(net: nn.Module, images: Tensor) -> None:
     simulation = simulated(net, images)
     (group,) = ScaleTraining().parameter_groups(simulation.model, 0.01)
-    expected = {id(p) for quantizer in simulation.quantizers for p in quantizer.parameters()}
-    assert {id(p) for p in group["params"]} == expected
-    assert len(group["params"]) == len(simulation.quantizers)
+    trained = [quantizer for _, quantizer in simulation.groups if quantizer.mode == "learned"]
+    assert {id(p) for p in group["params"]} == {id(q.log_scale) for q in trained}
+    assert 0 < len(trained) < len(simulation.groups)  # sigmoids are known for certain
     assert group["weight_decay"] == 0.0
     assert group["lr"] > 0
 
@@ -187,7 +190,7 @@ def test_unfusing_a_simulated_model_leaves_no_quantizer(net: nn.Module, images: 
 def test_ranges_survive_their_file(net: nn.Module, images: Tensor, tmp_path: Path) -> None:
     simulation = simulated(net, images)
     shares = [index / 1000 for index in range(len(simulation.points))]
-    ranges = simulation.ranges("onnxruntime", shares)
+    ranges = simulation.ranges(["onnxruntime"], shares)
     ranges.save(tmp_path / "ranges.json")
     loaded = load_ranges(tmp_path / "ranges.json")
     assert loaded == ranges
@@ -195,7 +198,7 @@ def test_ranges_survive_their_file(net: nn.Module, images: Tensor, tmp_path: Pat
     other = simulated(net, images[:1] * 0.5)
     assert not torch.equal(output_of(other.model, images), output_of(simulation.model, images))
     other.load_ranges(loaded)
-    for old, new in zip(simulation.quantizers, other.quantizers, strict=True):
+    for (_, old), (_, new) in zip(simulation.groups, other.groups, strict=True):
         assert int(old.zero_point) == int(new.zero_point)
         assert float(new.scale.detach()) == pytest.approx(float(old.scale.detach()), rel=2e-6)
     difference = (output_of(other.model, images) - output_of(simulation.model, images)).abs()
@@ -211,7 +214,7 @@ def test_ranges_of_another_model_are_refused(
     shallow = simulated(net, images)
     part = simulated(net, images, ["model.4"])
     for one, other in [(deep, shallow), (shallow, deep), (shallow, part), (part, shallow)]:
-        ranges = other.ranges("onnxruntime", [0.0] * len(other.points))
+        ranges = other.ranges(["onnxruntime"], [0.0] * len(other.points))
         with pytest.raises(CompressError, match="belongs to another model"):
             one.load_ranges(ranges)
 

@@ -1,0 +1,1 @@
+"""Runs a deployment bundle: numpy and onnxruntime alone, from Python 3.8 on."""

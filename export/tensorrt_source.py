@@ -1,0 +1,100 @@
+"""An ONNX file as TensorRT will read it, checked before anything is built."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+
+from export.errors import ExportError
+from export.graph_view import block_name, scope_of
+
+_QUANTIZING = frozenset({"QuantizeLinear", "DequantizeLinear"})
+
+
+@dataclass(frozen=True)
+class Source:
+    """What the engine is built of.
+
+    ``nodes`` are the operators' names in the graph's order. ``modules`` maps those that compute
+    something to their PyTorch modules; ``int8`` are the ones that read quantized tensors. ``half``:
+    weights are stored as FP16. ``inputs`` maps each input to its sizes, None where one is open.
+    """
+
+    path: Path
+    content: bytes
+    nodes: tuple[str, ...]
+    modules: Mapping[str, str]
+    int8: frozenset[str]
+    half: bool
+    inputs: Mapping[str, tuple[int | None, ...]]
+
+    @property
+    def quantized(self) -> bool:
+        """Whether the file holds Q/DQ pairs."""
+        return bool(self.int8)
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the file."""
+        return hashlib.sha256(self.content).hexdigest()
+
+    @property
+    def open_inputs(self) -> dict[str, tuple[int | None, ...]]:
+        """Inputs with sizes that the file leaves open."""
+        return {name: sizes for name, sizes in self.inputs.items() if None in sizes}
+
+
+def read_source(path: Path) -> Source:
+    """Read ``path``; nothing of it is run.
+
+    Raises:
+        ExportError: the file is missing, unreadable or empty, or is quantized to u8, which TensorRT
+            does not take.
+    """
+    try:
+        content = path.read_bytes()
+        model = onnx.load_from_string(content)
+    except OSError as error:
+        raise ExportError(f"{path}: cannot be read ({error.strerror}). Correct the path.") from None
+    except Exception as error:  # protobuf raises kinds of its own
+        raise ExportError(f"{path}: not a readable ONNX file. Export it again.") from error
+    graph = model.graph
+    if not graph.node or not graph.input:
+        raise ExportError(f"{path}: a graph without inputs or operators. Export it again.")
+    _refuse_unsigned(graph, path)
+    weights = {tensor.name for tensor in graph.initializer}
+    computing = [n for n in graph.node if n.name and n.op_type not in {*_QUANTIZING, "Constant"}]
+    return Source(
+        path=path,
+        content=content,
+        nodes=tuple(str(node.name) for node in graph.node),
+        modules={str(node.name): block_name(scope_of(node)) for node in computing},
+        int8=frozenset(_reading_int8(graph, computing)),
+        half=any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in graph.initializer),
+        inputs={i.name: _sizes(i) for i in graph.input if i.name not in weights},
+    )
+
+
+def _refuse_unsigned(graph: onnx.GraphProto, path: Path) -> None:
+    types = {tensor.name: tensor.data_type for tensor in graph.initializer}
+    for node in graph.node:
+        zero = node.input[2] if node.op_type in _QUANTIZING and len(node.input) > 2 else ""
+        if types.get(zero) == onnx.TensorProto.UINT8:
+            raise ExportError(
+                f"{path}: '{node.name}' quantizes to u8, and TensorRT takes symmetric s8 alone. "
+                "Build from int8-tensorrt.onnx (export.targets: [tensorrt])."
+            )
+
+
+def _reading_int8(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> Iterator[str]:
+    quantized = {node.output[0] for node in graph.node if node.op_type == "DequantizeLinear"}
+    return (str(node.name) for node in nodes if quantized.intersection(node.input[:1]))
+
+
+def _sizes(entry: onnx.ValueInfoProto) -> tuple[int | None, ...]:
+    sizes = entry.type.tensor_type.shape.dim
+    return tuple(size.dim_value if size.dim_value > 0 else None for size in sizes)

@@ -1,0 +1,47 @@
+"""A net of each task, its exported file and the bundle of that."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from drawn_tasks import draw_task_data
+from small_nets import IMGSZ
+from task_nets import TASKS, task_net
+
+from compress.models.exportable import export_metadata, exportable
+from deploy.pack import Thresholds, write_bundle
+from export.float_onnx import export_float
+
+LIMITS = Thresholds(score=0.5, iou=0.6, max_boxes=40)
+
+
+@dataclass(frozen=True)
+class Bundled:
+    """``images`` are drawn pictures, wider than high and the other way round."""
+
+    task: str
+    onnx: Path
+    folder: Path
+    images: list[Path]
+
+
+def make_bundle(root: Path, head: str) -> Bundled:
+    """Export a net with ``head`` (see ``task_nets``) and bundle it."""
+    task = TASKS[head]
+    draw_task_data(root / "data", task)
+    net = task_net(root, head, root / "data")
+    onnx = root / f"{head}.onnx"
+    export_float(exportable(net), IMGSZ, onnx, 17, export_metadata(net, IMGSZ))
+    write_bundle(onnx, "onnxruntime", root / "bundle", LIMITS)
+    return Bundled(task, onnx, root / "bundle", _pictures(root))
+
+
+def _pictures(root: Path) -> list[Path]:
+    """Three of the drawn images, two of them cut."""
+    import cv2
+
+    files = sorted((root / "data" / "images" / "val").glob("*.png"))[:3]
+    for file, (height, width) in zip(files, ((96, 61), (50, 96), (96, 96)), strict=True):
+        cv2.imwrite(str(file), cv2.imread(str(file))[:height, :width])
+    return files
