@@ -119,7 +119,7 @@ def _check_shapes(metadata: dict[str, str], image: list[Any], outputs: list[list
     task = metadata["task"]
     if task not in TASKS:
         raise ValueError(f"it is made for the task '{task}', bundles run {', '.join(TASKS)}")
-    if not all(isinstance(size, int) for size in [*image, *outputs[0]]) or image[:2] != [1, 3]:
+    if image[:2] != [1, 3] or not all(isinstance(size, int) for size in image):
         raise ValueError(f"it takes {image}, not one RGB image of a fixed size")
     if [len(shape) for shape in outputs] != ([3, 4] if task == "segment" else [3]):
         raise ValueError(f"its outputs are of shape {outputs}, not decoded boxes")

@@ -60,12 +60,34 @@ def export_float(
         raise ExportError(f"{path.name}: PyTorch cannot export this model: {error}") from error
     model = onnx.load(str(path))
     del model.graph.input[1:]
+    _keep_inner_names(model.graph, outputs)
+    _fix_shapes(model.graph, results)
     if ir_version is not None:
         model.ir_version = ir_version
     onnx.helper.set_model_props(model, dict(metadata or {}))
     model.producer_version = ""  # equal weights, equal bytes
     onnx.checker.check_model(model)
     onnx.save(model, str(path))
+
+
+def _keep_inner_names(graph: onnx.GraphProto, outputs: Sequence[str]) -> None:
+    """Let what computes an output keep the name that it has in the middle of other graphs.
+
+    The exporter calls it like the output, but ranges are kept by tensor names.
+    """
+    for node in list(graph.node):
+        name = node.output[0]
+        if name in outputs:
+            node.output[0] = f"{node.name}_output_0"
+            graph.node.append(onnx.helper.make_node("Identity", [node.output[0]], [name], name))
+
+
+def _fix_shapes(graph: onnx.GraphProto, results: torch.Tensor | Sequence[torch.Tensor]) -> None:
+    """Say the outputs' shapes, which the exporter loses behind a suppression."""
+    tensors = [results] if isinstance(results, torch.Tensor) else results
+    for output, tensor in zip(graph.output, tensors, strict=True):
+        kind = output.type.tensor_type.elem_type
+        output.CopyFrom(onnx.helper.make_tensor_value_info(output.name, kind, tensor.shape))
 
 
 def _check_ir_version(ir_version: int | None, opset: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import onnx
 
 from export.errors import ExportError
 from export.graph_view import block_name, scope_of
+from export.int8_layers import reading_int8
 
 _QUANTIZING = frozenset({"QuantizeLinear", "DequantizeLinear"})
 
@@ -21,7 +22,7 @@ class Source:
 
     ``nodes`` are the operators' names in the graph's order. ``modules`` maps those that compute
     something to their PyTorch modules; ``int8`` are the ones that read quantized tensors. ``half``:
-    weights are stored as FP16. ``inputs`` maps each input to its sizes, None where one is open.
+    weights or inputs are FP16. ``inputs`` maps each input to its sizes, None where one is open.
     """
 
     path: Path
@@ -73,8 +74,8 @@ def read_source(path: Path) -> Source:
         content=content,
         nodes=tuple(str(node.name) for node in graph.node),
         modules={str(node.name): block_name(scope_of(node)) for node in computing},
-        int8=frozenset(_reading_int8(graph, computing)),
-        half=any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in graph.initializer),
+        int8=reading_int8(graph) & {str(node.name) for node in computing},
+        half=onnx.TensorProto.FLOAT16 in _types(graph),
         inputs={i.name: _sizes(i) for i in graph.input if i.name not in weights},
     )
 
@@ -90,9 +91,10 @@ def _refuse_unsigned(graph: onnx.GraphProto, path: Path) -> None:
             )
 
 
-def _reading_int8(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> Iterator[str]:
-    quantized = {node.output[0] for node in graph.node if node.op_type == "DequantizeLinear"}
-    return (str(node.name) for node in nodes if quantized.intersection(node.input[:1]))
+def _types(graph: onnx.GraphProto) -> set[int]:
+    """Types of weights and inputs."""
+    inputs = {entry.type.tensor_type.elem_type for entry in graph.input}
+    return inputs | {tensor.data_type for tensor in graph.initializer}
 
 
 def _sizes(entry: onnx.ValueInfoProto) -> tuple[int | None, ...]:

@@ -16,7 +16,8 @@ from compress.recipe import list_recipes, load_recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("recipes/*.md")])
-COMMANDS = {"run", "plan", "validate", "report", "recipes", "doctor", "bench"}
+COMMANDS = {"run", "plan", "validate", "report", "recipes", "doctor", "bench", "bundle", "predict"}
+COMMANDS |= {"engine"}
 
 
 def _code_lines(text: str) -> list[str]:

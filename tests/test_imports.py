@@ -83,6 +83,11 @@ def test_export_and_bench_know_nothing_of_compress() -> None:
     assert not wrong(modules("export", "bench"), ("compress",))
 
 
+def test_a_bundles_runtime_needs_nothing_of_the_project() -> None:
+    ours = ("compress", "export", "bench")
+    assert not wrong(modules("deploy"), (*ours, "torch", "torchvision", "ultralytics", "onnx"))
+
+
 def test_bench_runs_without_torch_and_ultralytics() -> None:
     assert not wrong(modules("bench"), ("torch", "torchvision", "ultralytics", "export"))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,12 @@ class OpenVinoCpu:
     """An ``.onnx`` file or an IR (``.xml`` with its ``.bin``) in OpenVINO's CPU plugin."""
 
     def __init__(
-        self, path: Path, threads: int = 1, shape: Sequence[int] | None = None, seed: int = 0
+        self,
+        path: Path,
+        threads: int = 1,
+        shape: Sequence[int] | None = None,
+        seed: int = 0,
+        profiled: bool = False,
     ) -> None:
         """Name the file; nothing is read before the ``with`` block.
 
@@ -30,12 +35,14 @@ class OpenVinoCpu:
             threads: threads inside an operator, >= 1; one request at a time.
             shape: of the input, needed only where the file leaves dimensions open.
             seed: of the random input in [0, 1).
+            profiled: let each operator be timed; that slows all of them down.
         """
         self._path = path
         self._threads = threads
         self._shape = shape
         self._seed = seed
-        self._run: Callable[[], object] | None = None
+        self._profiled = profiled
+        self._request: Any = None
         self._input_shape: tuple[int, ...] = ()
         self._runtime = ""
         self._float_type = ""
@@ -76,12 +83,12 @@ class OpenVinoCpu:
         request.set_input_tensor(openvino.Tensor(values))
         self._runtime = f"OpenVINO {str(openvino.__version__).split('-')[0]}"
         self._float_type = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
-        self._run = request.infer
+        self._request = request
         return self
 
     def __exit__(self, *exc: object) -> None:
         """Let the request go."""
-        self._run = None
+        self._request = None
 
     def infer(self) -> None:
         """Run one batch.
@@ -89,21 +96,29 @@ class OpenVinoCpu:
         Raises:
             BenchError: the request fails on this input.
         """
-        if self._run is None:
+        if self._request is None:
             raise RuntimeError("infer() outside of the with block")
         try:
-            self._run()
+            self._request.infer()
         except Exception as error:  # as above
             raise BenchError(
                 f"'{self._path}' fails in OpenVINO on an input of shape "
                 f"{list(self._input_shape)}: {error}"
             ) from error
 
+    def node_times(self) -> dict[str, float]:
+        """Operator -> milliseconds of the last ``infer``, of a ``profiled`` one."""
+        return {
+            entry.node_name: entry.real_time.total_seconds() * 1000
+            for entry in self._request.get_profiling_info()
+        }
+
     def _settings(self) -> dict[str, Any]:
         return {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": self._threads,
             "NUM_STREAMS": 1,
+            "PERF_COUNT": self._profiled,
         }
 
     def _read(self, openvino: Any) -> Any:

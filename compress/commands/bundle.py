@@ -72,7 +72,7 @@ def _files_of_run(folder: Path) -> tuple[dict[str, Path], Path | None]:
 def _checked(folder: Path, file: Mapping[str, Any]) -> Path:
     from compress.pipeline.files import sha256_of
 
-    path = folder / file["path"]
+    path = folder / str(file["path"])
     if not path.is_file() or sha256_of(path) != file["sha256"]:
         raise CompressError(
             f"'{path}' is not what the run left there. Run the recipe again: what is cached is put "

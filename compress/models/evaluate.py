@@ -8,14 +8,17 @@ from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
 from compress.errors import CompressError
 from compress.models.inspect import is_end_to_end
+from compress.models.openvino_ir import write_ir
 from compress.models.quiet import quiet_ultralytics
 from compress.models.tasks import Task, task_of, task_of_file
+
+Runtime = Literal["onnxruntime", "openvino"]
 
 # what the mAP of a task is about, and where ultralytics keeps it among the metrics
 _SUBJECTS: Mapping[str, tuple[str, str]] = MappingProxyType(
@@ -56,21 +59,26 @@ def evaluate(
     split: str = "val",
     batch: int = 16,
     device: str = "cpu",
+    runtime: Runtime = "onnxruntime",
 ) -> Accuracy:
     """MAP of ``model`` on one split of ``data``, on square images of ``imgsz`` pixels.
 
     Images are padded to squares for checkpoints and ONNX files alike, so that the figures of all
-    stages can be compared. An ONNX file runs in ONNX Runtime, one image at a time. Models with an
-    end-to-end head are measured without non-maximum suppression.
+    stages can be compared. An ONNX file runs in ``runtime``, one image at a time; a checkpoint in
+    PyTorch. Models with an end-to-end head are measured without non-maximum suppression.
 
     Raises:
-        CompressError: if the model is a classifier: it has no mAP.
+        CompressError: if the model is a classifier: it has no mAP; or if ``runtime`` is missing or
+            cannot read the file.
     """
     task = _task_of(model)
     if task.name not in _SUBJECTS:
         raise CompressError("A classifier has no mAP: measure it with evaluate_classes.")
     subject, kept = _SUBJECTS[task.name]
-    metric = getattr(_validated(model, task, data, imgsz, split, batch, device), kept)
+    with tempfile.TemporaryDirectory() as folder:
+        if isinstance(model, Path) and runtime == "openvino":
+            model = write_ir(model, Path(folder))
+        metric = getattr(_validated(model, task, data, imgsz, split, batch, device), kept)
     return Accuracy(float(metric.map50), float(metric.map), subject)
 
 

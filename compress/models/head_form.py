@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
+import onnx
 from ultralytics.nn.modules import OBB, Detect
 
 from compress.errors import CompressError
@@ -31,6 +33,12 @@ class HeadForm:
     iou: float = 0.7
     score: float = 0.25
     max_boxes: int = 300
+
+
+def kind_of_file(path: Path) -> str:
+    """How an exported file ends, as ``HeadForm.kind``; files that do not say it are decoded."""
+    properties = onnx.load(str(path), load_external_data=False).metadata_props
+    return {entry.key: str(entry.value) for entry in properties}.get("head", "decoded")
 
 
 def shape_head(head: Detect, form: HeadForm) -> None:

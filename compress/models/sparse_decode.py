@@ -58,7 +58,17 @@ def best_cells(scores: Tensor, keep: int) -> Tensor:
     # ONNX Runtime reduces 16 rows at a time nine times as fast as 80 (seen in 1.31)
     group = max(n for n in range(1, _LARGEST_GROUP + 1) if classes % n == 0)
     best = scores.reshape(1, classes // group, group, cells).amax(2).amax(1)
-    return best[0].topk(min(keep, int(cells)))[1]
+    return highest(best[0], min(keep, int(cells)))
+
+
+def highest(values: Tensor, count: int) -> Tensor:
+    """Indices of the ``count`` highest of ``values`` (n,), falling; of equal ones the first first.
+
+    ONNX promises that order of its TopK, PyTorch does not.
+    """
+    if torch.onnx.is_in_onnx_export():
+        return values.topk(count)[1]
+    return values.sort(descending=True, stable=True)[1][:count]
 
 
 def at_cells(maps: Tensor, cells: Tensor) -> Tensor:

@@ -17,6 +17,8 @@ from torchvision.ops import batched_nms, box_convert
 from ultralytics.nn.modules import OBB, Detect
 from ultralytics.utils.metrics import batch_probiou
 
+from compress.models.sparse_decode import highest
+
 
 class Suppression:
     """Stands in for ``forward`` of one head.
@@ -45,7 +47,7 @@ class Suppression:
     def _of_cells(self, decoded: Tensor) -> Tensor:
         """Rows of decoded cells (1, 4 + classes + extras, cells)."""
         sizes = [4, self.head.nc, decoded.shape[1] - 4 - self.head.nc]
-        boxes, scores, extras = decoded.split(sizes, 1)
+        boxes, scores, extras = decoded.split_with_sizes(sizes, 1)
         score, label = scores.max(1, keepdim=True)
         if isinstance(self.head, OBB):
             best = self._separate_oriented(torch.cat([boxes, extras], 1), score[0, 0], label[0, 0])
@@ -65,15 +67,16 @@ class Suppression:
         """``max_boxes`` of the ``rows`` (cells, 6 + extras) that ``cells`` (n,) names."""
         missing = torch.zeros(self.max_boxes, dtype=cells.dtype)
         scores = torch.cat([rows[:, 4].index_select(0, cells), missing.to(rows.dtype)])
-        best, order = scores.topk(self.max_boxes)
+        order = highest(scores, self.max_boxes)
         cells = torch.cat([cells, missing]).index_select(0, order)
-        return (rows.index_select(0, cells) * (best > 0)[:, None])[None]
+        found = scores.index_select(0, order) > 0
+        return (rows.index_select(0, cells) * found[:, None])[None]
 
     def _separate_oriented(self, boxes: Tensor, score: Tensor, label: Tensor) -> Tensor:
         """Cells whose box (1, 5, cells) no better one of its class overlaps."""
-        score, order = score.sort(descending=True)
+        order = highest(score, len(score))
         boxes = boxes[0].T.index_select(0, order)
-        label = label.index_select(0, order)
+        score, label = score.index_select(0, order), label.index_select(0, order)
         rank = torch.arange(len(label))
         better = (rank[:, None] < rank) & (label[:, None] == label)
         overlaps = (batch_probiou(boxes, boxes) > self.iou) & better

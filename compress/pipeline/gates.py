@@ -22,7 +22,12 @@ _LARGER_TARGET = (
 _SMALLER_TARGET = "prune more (a stronger target in the prune stage)"
 _LONGER = "train longer (train.epochs)"
 _FLOAT_LAYERS = "keep the most sensitive layers in float (float_layers)"
+_INT8_REMEDY = (
+    "quantize for this runtime (`target` of ptq or qat), keep fewer layers in float "
+    "(float_layers, max_float_share), or deliver the float file"
+)
 _SHOWN_LAYERS = 3
+_SHOWN_CONVS = 8
 _MAP_ADVICE = {
     "train": f"{_LONGER}, or train with another learning rate (train.lr0)",
     "prune": f"{_LARGER_TARGET}, or move the gate to the finetune stage that recovers the loss",
@@ -38,7 +43,7 @@ class GateResult:
     """One gate. ``limit`` is the least, or for ``size_share`` the largest, ``value`` accepted.
 
     The value of ``never_slower`` is the upper end of the speed-up's confidence interval: it misses
-    only what is slower beyond noise.
+    only what is slower beyond noise. There may be several of it, one a runtime.
     """
 
     metric: str
@@ -103,6 +108,26 @@ def _bench_gates(step: Step, bench: Mapping[str, Any]) -> Iterator[GateResult]:
         limit = accept.max_size_share
         passed = share <= limit + _TOLERANCE
         yield GateResult("size_share", share, limit, _BASE, passed, _SMALLER_TARGET)
+    if accept.never_slower:
+        yield from (_int8_gate(row) for row in rows if "parent" in row)
+
+
+def _int8_gate(row: Mapping[str, Any]) -> GateResult:
+    """An INT8 file against its float parent in the same runtime of the same run."""
+    parent = row["parent"]
+    value = float(parent["speedup_ci"][1])
+    advice = f"{_INT8_REMEDY}. In {row['graph']}{_left_float(parent['float_convs'])}"
+    layers = _listed(parent["blame"])
+    if layers:
+        advice += f"; slower than in float are {layers}"
+    return _least(NEVER_SLOWER, value, _NOT_SLOWER, parent["graph"], advice)
+
+
+def _left_float(convs: Sequence[str]) -> str:
+    if not convs:
+        return " no convolution stayed float"
+    more = f" and {len(convs) - _SHOWN_CONVS} more" if len(convs) > _SHOWN_CONVS else ""
+    return f" stayed float: {', '.join(convs[:_SHOWN_CONVS])}{more}"
 
 
 def _map_settings(accept: Any) -> list[tuple[str, Any]]:
@@ -126,11 +151,16 @@ def _time_gate(step: Step, timing: Mapping[str, Any] | None) -> GateResult:
 
 def _slow_layers(blame: Sequence[Mapping[str, Any]]) -> str:
     remedy = "a larger `align`, the alignment of this runtime's device, or another target"
-    layers = ", ".join(
+    layers = _listed(blame)
+    return f"{remedy}; leave whole (`ignore`) what became slower: {layers}" if layers else remedy
+
+
+def _listed(blame: Sequence[Mapping[str, Any]]) -> str:
+    """The layers that became slower, with their times."""
+    return ", ".join(
         f"{row['layer']} ({row['parent_ms']:.3g} -> {row['ms']:.3g} ms)"
         for row in blame[:_SHOWN_LAYERS]
     )
-    return f"{remedy}; leave whole (`ignore`) what became slower: {layers}" if layers else remedy
 
 
 def _least(metric: str, value: float, limit: float, against: str, advice: str) -> GateResult:

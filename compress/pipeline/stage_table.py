@@ -134,11 +134,11 @@ STAGES: StageTable = {
         StageKind("bundle", 1, ("graphs", "ranges"), ("bundle",), needs=("export",)),
         StageKind(
             "bench",
-            1,
+            2,
             takes=("graphs",),
             gives=("measurements",),
             needs=("export",),
-            libraries=_ONNX,
+            libraries=(*_ONNX, "openvino"),
             per_machine=_always,
         ),
     )

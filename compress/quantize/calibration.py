@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from compress.errors import CompressError
-from compress.quantize.fake_quantizer import FakeQuantizer
 from compress.quantize.range_search import Histogram, find_range
 from compress.quantize.simulation import Simulation
-from export.ranges import QMAX, QMIN
 
 BINS = 2048
 _SAMPLE = 1 << 20  # values of a tensor that are counted in a batch; all take as long as the net
-_PLAIN = 4  # different values in images of one colour with a border
-_Observer = Callable[[Tensor], None]
+Observer = Callable[[Tensor], None]
 
 
 class _Extremes:
@@ -49,19 +46,9 @@ class _Counter:
         return Histogram(self.counts, self.low, self.high)
 
 
-class _Pixels:
-    """Which of the 256 values of a pixel occur."""
-
-    def __init__(self) -> None:
-        self.found = torch.zeros(256, dtype=torch.bool)
-
-    def __call__(self, images: Tensor) -> None:
-        self.found |= (torch.histc(images.float(), 256, 0.0, 1.0) > 0).cpu()
-
-
 def calibrate(
     simulation: Simulation, batches: Iterable[Tensor], method: str, percentile: float
-) -> list[str]:
+) -> None:
     """Set every group's range from the activations, not yet rounded, that ``batches`` cause.
 
     Args:
@@ -70,16 +57,12 @@ def calibrate(
         method: ``minmax``, ``percentile``, ``mse`` or ``entropy``: see ``range_search``.
         percentile: used by that method only.
 
-    Returns:
-        Notes on what makes the ranges doubtful: dull images, tensors that never changed.
-
     Raises:
         CompressError: if a weight or activation is NaN or infinite, or an activation is computed
             where it is not seen.
     """
     _require_finite_weights(simulation.model)
-    pixels = _Pixels()
-    spans = _extremes(simulation, _shown(batches, pixels))
+    spans = _extremes(simulation, batches)
     fixed = [simulation.fixed_range(group) for group in simulation.points]
     quantizers = simulation.quantizers.activations
     ranges = spans
@@ -88,14 +71,13 @@ def calibrate(
         needed = [
             _ignore if known else counter for known, counter in zip(fixed, counters, strict=True)
         ]
-        _observe(simulation, batches, needed)
+        observe(simulation, batches, needed)
         ranges = [
             find_range(counter.histogram, method, percentile, quantizer.symmetric)
             for counter, quantizer in zip(counters, quantizers, strict=True)
         ]
     for quantizer, known, found in zip(quantizers, fixed, ranges, strict=True):
         quantizer.set_range(*(known or found), fixed=known is not None)
-    return _doubts(simulation, spans, int(pixels.found.sum()))
 
 
 def _require_finite_weights(model: nn.Module) -> None:
@@ -107,70 +89,13 @@ def _require_finite_weights(model: nn.Module) -> None:
             )
 
 
-def _shown(batches: Iterable[Tensor], observer: _Observer) -> Iterator[Tensor]:
-    for images in batches:
-        observer(images)
-        yield images
-
-
 def _ignore(x: Tensor) -> None:
     del x
 
 
-def _doubts(simulation: Simulation, spans: Sequence[tuple[float, float]], values: int) -> list[str]:
-    notes = []
-    if values <= _PLAIN:
-        notes.append(
-            f"the calibration images hold only {values} different pixel values: the ranges will "
-            "not fit real images"
-        )
-    still = [
-        group[0][0].tensor
-        for group, (low, high) in zip(simulation.points, spans, strict=True)
-        if low == high
-    ]
-    if still:
-        notes.append(
-            f"{len(still)} tensors never changed on the calibration images, '{still[0]}' first: "
-            "a dead layer, or images that are too much alike"
-        )
-    return notes
-
-
-def clipped_shares(simulation: Simulation, batches: Iterable[Tensor]) -> list[float]:
-    """For each group, the share of the activations that its range cuts off."""
-    counters = [
-        _Outside(*range_of(quantizer), fixed=simulation.fixed_range(group) is not None)
-        for group, quantizer in zip(
-            simulation.points, simulation.quantizers.activations, strict=True
-        )
-    ]
-    _observe(simulation, batches, counters)
-    return [counter.share for counter in counters]
-
-
-class _Outside:
-    """Share of the values beyond a range by more than half a step, which rounding would reach."""
-
-    def __init__(self, low: float, high: float, fixed: bool) -> None:
-        margin = (high - low) / (QMAX - QMIN) / 2
-        self.low, self.high = low - margin, high + margin
-        self.fixed = fixed
-        self.outside, self.total = 0, 0
-
-    def __call__(self, x: Tensor) -> None:
-        if not self.fixed:
-            self.outside += int(((x < self.low) | (x > self.high)).sum())
-            self.total += x.numel()
-
-    @property
-    def share(self) -> float:
-        return self.outside / max(self.total, 1)
-
-
 def _extremes(simulation: Simulation, batches: Iterable[Tensor]) -> list[tuple[float, float]]:
     extremes = [_Extremes() for _ in simulation.points]
-    _observe(simulation, batches, extremes)
+    observe(simulation, batches, extremes)
     for group, seen in zip(simulation.points, extremes, strict=True):
         tensor = group[0][0].tensor
         if seen.high < seen.low:
@@ -186,15 +111,10 @@ def _extremes(simulation: Simulation, batches: Iterable[Tensor]) -> list[tuple[f
     return [(float(seen.low), float(seen.high)) for seen in extremes]
 
 
-def range_of(quantizer: FakeQuantizer) -> tuple[float, float]:
-    """Smallest and largest value that a quantizer can represent."""
-    scale, zero_point = float(quantizer.scale.detach()), int(quantizer.zero_point)
-    return (QMIN - zero_point) * scale, (QMAX - zero_point) * scale
-
-
-def _observe(
-    simulation: Simulation, batches: Iterable[Tensor], observers: Sequence[_Observer]
+def observe(
+    simulation: Simulation, batches: Iterable[Tensor], observers: Sequence[Observer]
 ) -> None:
+    """Show ``observers``, one a group, its unrounded activations that ``batches`` cause."""
     hooks = [(hook, index) for index, group in enumerate(simulation.points) for _, hook in group]
     for hook, index in hooks:
         hook.observe = observers[index]

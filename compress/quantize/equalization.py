@@ -65,6 +65,17 @@ def equalizable_pairs(graph: onnx.ModelProto) -> list[tuple[str, str]]:
     return pairs
 
 
+def equalization_note(graph: onnx.ModelProto) -> str:
+    """What equalization does to the model of this graph, for a report."""
+    pairs = equalizable_pairs(graph)
+    if pairs:
+        return f"cross-layer equalization of {len(pairs)} pairs of convolutions"
+    return (
+        "equalize: nothing to do: no two convolutions have only a ReLU or LeakyReLU between them "
+        "(across SiLU equalization would change the model)"
+    )
+
+
 def equalize_pairs(pairs: Sequence[tuple[nn.Module, nn.Module]]) -> None:
     """Scale the channels between each pair of convolutions, in place, until nothing changes.
 

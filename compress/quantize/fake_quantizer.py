@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.quantize.noise import WeightNoise, mixed, with_uniform_noise
-from compress.quantize.rounding import round_to_grid
+from compress.quantize.rounding import round_channels, round_to_grid
 from export.ranges import QMAX, QMIN
 
 MAX_CHANGE = 4.0  # of a trained scale against its calibrated value
@@ -76,15 +76,7 @@ class WeightQuantizer(nn.Module):
 
     def rounded(self, weight: Tensor) -> Tensor:
         """``weight`` (out, in, kh, kw), all of it rounded; gradients pass straight through."""
-        scale = self.scale(weight)
-        zero_point = torch.zeros(len(weight), dtype=torch.int32, device=weight.device)
-        if not scale.requires_grad:
-            return torch.fake_quantize_per_channel_affine(
-                weight, scale, zero_point, 0, -self.qmax, self.qmax
-            )
-        return torch._fake_quantize_learnable_per_channel_affine(
-            weight, scale, zero_point.float(), 0, -self.qmax, self.qmax, self._factor(weight)
-        )
+        return round_channels(weight, self.scale(weight), self.qmax, self._factor(weight))
 
     def forward(self, weight: Tensor) -> Tensor:
         """``weight`` (out, in, kh, kw) as this step sees it; in eval mode always rounded."""

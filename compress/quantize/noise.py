@@ -29,15 +29,18 @@ def mixed(weight: Tensor, rounded: Tensor, share: float) -> Tensor:
 
 
 def with_uniform_noise(weight: Tensor, scale: Tensor, qmax: int) -> Tensor:
-    """``weight`` (out, ...) clipped to its grid, plus U(-s/2, s/2): as far off as rounding.
+    """``weight`` plus U(-s/2, s/2), as far off as rounding; clipped where the scale is learned.
+
+    Noise and ends of the range carry the gradient of a learned scale.
+    Source: Defossez et al., Differentiable model compression via pseudo quantization noise (2021).
 
     Args:
         weight: (out, in, kh, kw).
-        scale: (out,) step of each channel; where it is learned, noise and ends of the range carry
-            its gradient (Defossez et al., Differentiable model compression via pseudo quantization
-            noise, 2021).
+        scale: (out,) step of each channel; one without gradient is taken to clip nothing.
         qmax: largest integer of the grid.
     """
     step = scale.reshape(-1, *[1] * (weight.dim() - 1))
-    clipped = torch.minimum(torch.maximum(weight, -qmax * step), qmax * step)
-    return clipped + (torch.rand_like(weight) - 0.5) * step
+    noise = (torch.rand_like(weight) - 0.5) * step
+    if not scale.requires_grad:
+        return weight + noise
+    return torch.minimum(torch.maximum(weight, -qmax * step), qmax * step) + noise

@@ -11,8 +11,7 @@ from torch import Tensor
 from export.ranges import QMAX, QMIN
 
 _SYMMETRIC_MAX = 127  # of s8; the grid goes one step further below
-_ZOOMS = 2
-_ZOOMED = 9  # candidates of an end in a zoom
+_ZOOMED = 5  # shares on each side in a closer look
 _Cost = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -200,28 +199,38 @@ def divergence(
 def _search(
     cost: _Cost, histogram: Histogram, grid: Tensor, symmetric: bool
 ) -> tuple[float, float]:
-    """The cheapest range: shares of the extremes from ``grid`` (rising, up to 1), then closer."""
+    """The cheapest range: one end after the other, by shares of the extremes, closer each round.
+
+    Args:
+        cost: of lower ends (K,) and upper ends (K,).
+        histogram: its ends are the extremes.
+        grid: shares to begin with, rising, up to 1.
+        symmetric: whether both ends move together.
+    """
     reach = max(-histogram.low, histogram.high)
-    low, high = (-reach, reach) if symmetric else (histogram.low, histogram.high)
-    below = grid if low < 0 and not symmetric else torch.ones(1, dtype=torch.float64)
-    above = grid if high > 0 else torch.ones(1, dtype=torch.float64)
-    best, least = (1.0, 1.0), float("inf")
-    for _ in range(1 + _ZOOMS):
-        pairs = torch.cartesian_prod(below, above)
-        if symmetric:
-            pairs = above[:, None].expand(-1, 2)
-        costs = cost(pairs[:, 0] * low, pairs[:, 1] * high)
-        if float(costs.min()) < least:
-            least, chosen = float(costs.min()), int(costs.argmin())
-            best = (float(pairs[chosen, 0]), float(pairs[chosen, 1]))
-        below, above = _closer(below, best[0]), _closer(above, best[1])
-    return best[0] * low, best[1] * high
+    extremes = (-reach, reach) if symmetric else (histogram.low, histogram.high)
+    moving = ((0, 1),) if symmetric else tuple((end,) for end in (0, 1) if extremes[end])
+    shares = [1.0, 1.0]
+    grids = [grid, grid]
+    for zooming in (False, False, True, True):
+        for ends in moving:
+            if zooming:
+                grids[ends[0]] = _closer(grids[ends[0]], shares[ends[0]])
+            tried = grids[ends[0]]
+            low, high = (
+                extremes[end] * (tried if end in ends else torch.full_like(tried, shares[end]))
+                for end in (0, 1)
+            )
+            best = float(tried[cost(low, high).argmin()])
+            for end in ends:
+                shares[end] = best
+    return shares[0] * extremes[0], shares[1] * extremes[1]
 
 
 def _closer(shares: Tensor, best: float) -> Tensor:
-    """Shares between the neighbours of the best one."""
-    if len(shares) == 1:
-        return shares
+    """Shares from one neighbour of the best one to the other, itself among them."""
     at = int((shares - best).abs().argmin())
     low, high = shares[max(at - 1, 0)], shares[min(at + 1, len(shares) - 1)]
-    return torch.linspace(float(low), float(high), _ZOOMED, dtype=torch.float64)
+    below = torch.linspace(float(low), best, _ZOOMED, dtype=torch.float64)
+    above = torch.linspace(best, float(high), _ZOOMED, dtype=torch.float64)
+    return torch.cat([below, above[1:]])

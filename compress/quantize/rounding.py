@@ -30,6 +30,21 @@ def round_to_grid(x: Tensor, scale: Tensor, zero: Tensor, factor: float) -> Tens
     return rounded
 
 
+def round_channels(weight: Tensor, scale: Tensor, qmax: int, factor: float) -> Tensor:
+    """``weight`` on the grid of each channel, ``q * scale``, q = -qmax..qmax.
+
+    Gradients as in ``round_to_grid``; a scale without gradient is taken to clip nothing.
+
+    Args:
+        weight: float32 (out, in, kh, kw).
+        scale: (out,), above 0.
+        qmax: largest integer.
+        factor: multiplies the scale's gradient.
+    """
+    rounded: Tensor = _RoundChannels.apply(weight, scale, qmax, factor)
+    return rounded
+
+
 class _RoundToGrid(torch.autograd.Function):
     """The same on a CPU, where torch's kernels are scalar code and take five times as long."""
 
@@ -55,6 +70,30 @@ class _RoundToGrid(torch.autograd.Function):
             total = _dot(gradient, y) - _dot(inside, x)
             of_scale = (total * (ctx.factor / ctx.step)).reshape(1)
         return inside, of_scale, None, None
+
+
+class _RoundChannels(torch.autograd.Function):
+    """Plain operations: weights are few, and torch's kernel is scalar code on a CPU."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, scale: Tensor, qmax: int, factor: float) -> Tensor:
+        step = scale.reshape(-1, *[1] * (weight.dim() - 1))
+        y = torch.mul(weight, step.reciprocal()).round_().clamp_(-qmax, qmax).mul_(step)
+        ctx.qmax, ctx.factor = qmax, factor
+        if ctx.needs_input_grad[1]:
+            ctx.save_for_backward(weight, step, y)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        if not ctx.needs_input_grad[1]:
+            return gradient, None, None, None
+        weight, step, y = ctx.saved_tensors
+        end = ctx.qmax + 0.5
+        inside = torch.ops.aten.hardtanh_backward(gradient, weight / step, -end, end)
+        total = (gradient * y - inside * weight).flatten(1).sum(1)
+        return inside, total * ctx.factor / step.flatten(), None, None
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from compress.errors import CompressError
 from compress.quantize.fake_quantizer import FakeQuantizer, WeightQuantizer
+from compress.quantize.rounded_silu import can_look_up, rounded_silu
 from export.graph_view import block_name
 from export.placement import INPUT, READER, Placement, Point, QuantizationGroup
 from export.ranges import GroupRange, Ranges
@@ -67,10 +68,18 @@ class _QuantizedConv:
         weight = conv.weight if self.weight is None else self.weight(conv.weight)
         x = self._at(READER)(x)
         y = F.conv2d(x, weight, conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups)
-        y = self._at("Conv")(y)
         if isinstance(self.activation, nn.SiLU):
-            return self._at("Mul")(y * self._at("Sigmoid")(torch.sigmoid(y)))
+            return self._silu(y)
+        y = self._at("Conv")(y)
         return self.result(y if self.activation is None else self.activation(y))
+
+    def _silu(self, y: Tensor) -> Tensor:
+        hooks = [self.points.get(operator) for operator in ("Conv", "Sigmoid", "Mul")]
+        quantizers = [hook.quantizer for hook in hooks if hook is not None and hook.observe is None]
+        if len(quantizers) == 3 and can_look_up(y, *quantizers):
+            return rounded_silu(y, *quantizers)
+        y = self._at("Conv")(y)
+        return self._at("Mul")(y * self._at("Sigmoid")(torch.sigmoid(y)))
 
     def _at(self, operator: str) -> Callable[[Tensor], Tensor]:
         return self.points.get(operator, self.keep)

@@ -6,6 +6,7 @@ It sees three channels, which INT8 kernels pad to more, on the largest map of al
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,7 +19,6 @@ from bench.machine import read_machine
 from bench.run import bench_files
 from compress.pipeline.contract import Context
 from compress.pipeline.files import canonical_json, read_json, write_json
-from compress.pipeline.keys import installed_versions
 from compress.quantize.prepare import float_graph, head_convs
 from compress.recipe.sections import Quantization
 from export.dialects import write_dialect
@@ -137,7 +137,7 @@ def _stored_times(
         "imgsz": context.imgsz,
         "float": sorted(kept),
         "target": target,
-        "versions": installed_versions((target, "onnx")),
+        "version": _version(target),
         "machine": {"cpu": machine.cpu, "cores": machine.usable_cores},
     }
     key = hashlib.sha256(canonical_json(facts).encode()).hexdigest()
@@ -149,6 +149,13 @@ def _stored_times(
     file.parent.mkdir(parents=True, exist_ok=True)
     write_json(file, asdict(times))
     return times
+
+
+def _version(target: str) -> str | None:
+    try:
+        return importlib.metadata.version(target)
+    except importlib.metadata.PackageNotFoundError:  # a build of another name, such as for GPUs
+        return None
 
 
 def _measured(

@@ -10,10 +10,16 @@ from small_nets import IMGSZ
 from task_nets import TASKS, task_net
 
 from compress.models.exportable import export_metadata, exportable
+from compress.models.head_form import HeadForm
 from deploy.pack import Thresholds, write_bundle
 from export.float_onnx import export_float
 
 LIMITS = Thresholds(score=0.5, iou=0.6, max_boxes=40)
+FORMS = {
+    "": HeadForm(),
+    "sparse": HeadForm(keep=60),
+    "nms": HeadForm("nms", keep=60, iou=LIMITS.iou, score=LIMITS.score, max_boxes=LIMITS.max_boxes),
+}
 
 
 @dataclass(frozen=True)
@@ -27,12 +33,17 @@ class Bundled:
 
 
 def make_bundle(root: Path, head: str) -> Bundled:
-    """Export a net with ``head`` (see ``task_nets``) and bundle it."""
+    """Export a net with ``head`` and bundle it.
+
+    ``head`` is of ``task_nets``; behind it may stand how the graph ends: ``-sparse`` or ``-nms``.
+    """
+    head, _, end = head.partition("-")
+    form = FORMS[end]
     task = TASKS[head]
     draw_task_data(root / "data", task)
     net = task_net(root, head, root / "data")
     onnx = root / f"{head}.onnx"
-    export_float(exportable(net), IMGSZ, onnx, 17, export_metadata(net, IMGSZ))
+    export_float(exportable(net, form), IMGSZ, onnx, 17, export_metadata(net, IMGSZ, form))
     write_bundle(onnx, "onnxruntime", root / "bundle", LIMITS)
     return Bundled(task, onnx, root / "bundle", _pictures(root))
 

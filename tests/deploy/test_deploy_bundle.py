@@ -21,6 +21,7 @@ from compress.cli import app
 from deploy.detector import Detector
 from deploy.errors import DeployError
 from deploy.images import read_image
+from deploy.main import main
 from deploy.manifest import MANIFEST, read_bundle
 from deploy.pack import write_bundle
 
@@ -116,8 +117,7 @@ def test_every_task_can_be_drawn(
     bundled: Callable[[str], Bundled], tmp_path: Path, head: str
 ) -> None:
     bundle = bundled(head)
-    done = detect_alone(bundle.folder, bundle.images[0], "--out", tmp_path)
-    assert done.returncode == 0, done.stderr
+    assert main(bundle.folder, [str(bundle.images[0]), "--out", str(tmp_path)]) == 0
     original = read_image(bundle.images[0])
     assert (read_image(tmp_path / bundle.images[0].name) != original).any()
 
@@ -209,18 +209,15 @@ def test_thresholds_out_of_range_are_refused(bundle: Bundled, option: tuple[str,
 
 
 def test_the_manifest_describes_the_graph(bundled: Callable[[str], Bundled]) -> None:
+    whole = ("Detect", "Segment", "Pose", "OBB")
     found = {
         head: json.loads((bundled(head).folder / MANIFEST).read_text())
-        for head in ("Detect", "Segment", "Pose", "OBB", "v10Detect")
+        for head in (*whole, "v10Detect", "Detect-nms", "Detect-sparse")
     }
     after = {head: manifest["postprocessing"] for head, manifest in found.items()}
-    assert {head: each["layout"] for head, each in after.items() if head != "v10Detect"} == {
-        "Detect": "cells",
-        "Segment": "cells",
-        "Pose": "cells",
-        "OBB": "cells",
-    }
-    assert after["v10Detect"]["layout"] == "boxes"
+    assert {after[head]["layout"] for head in whole} == {"cells"}
+    assert after["v10Detect"]["layout"] == after["Detect-nms"]["layout"] == "boxes"
+    assert after["Detect-sparse"]["strides"] == []  # which cells are kept says nothing of levels
     assert after["Detect"]["strides"] == [8, 16, 32]
     assert after["Segment"]["masks"] == 8
     assert after["Pose"]["keypoints"] == [4, 3]
@@ -247,37 +244,21 @@ def test_only_what_can_run_is_bundled(bundled: Callable[[str], Bundled], tmp_pat
         onnx.save(model, str(file))
         with pytest.raises(DeployError, match="cannot be bundled"):
             write_bundle(file, "onnxruntime", tmp_path / f"bundle{number}", LIMITS)
+    raw = onnx.load(str(source))
+    raw.graph.output[0].type.tensor_type.shape.dim.add().dim_value = 1  # maps of four dimensions
+    raw.graph.node.append(
+        onnx.helper.make_node("Unsqueeze", [raw.graph.output[0].name, "last"], ["maps"])
+    )
+    raw.graph.initializer.append(onnx.numpy_helper.from_array(np.array([3]), "last"))
+    raw.graph.output[0].name = "maps"
+    onnx.save(raw, str(tmp_path / "raw.onnx"))
+    with pytest.raises(DeployError, match="head: decoded"):
+        write_bundle(tmp_path / "raw.onnx", "onnxruntime", tmp_path / "raw", LIMITS)
     (tmp_path / "text.onnx").write_text("no graph")
     with pytest.raises(DeployError, match="cannot be loaded"):
         write_bundle(tmp_path / "text.onnx", "onnxruntime", tmp_path / "text", LIMITS)
     with pytest.raises(DeployError, match="not empty"):
         write_bundle(source, "onnxruntime", tmp_path, LIMITS)
-
-
-def test_a_graph_that_keeps_some_cells_is_bundled(
-    bundled: Callable[[str], Bundled], tmp_path: Path
-) -> None:
-    """Fewer cells, in another order: the same objects."""
-    whole = bundled("Detect")
-    model = onnx.load(str(whole.onnx))
-    graph = model.graph
-    order = np.random.default_rng(0).permutation(84)[:80]
-    graph.initializer.append(onnx.numpy_helper.from_array(order.astype(np.int64), "kept"))
-    (last,) = [node for node in graph.node if graph.output[0].name in node.output]
-    name = graph.output[0].name
-    last.output[0] = "all_cells"
-    graph.node.append(onnx.helper.make_node("Gather", ["all_cells", "kept"], [name], axis=2))
-    graph.output[0].type.tensor_type.shape.dim[2].dim_value = len(order)
-    file = tmp_path / "sparse.onnx"
-    onnx.save(model, str(file))
-    write_bundle(file, "onnxruntime", tmp_path / "sparse", LIMITS)
-    manifest = json.loads((tmp_path / "sparse" / MANIFEST).read_text())
-    assert manifest["postprocessing"]["strides"] == []
-    image = read_image(whole.images[0])
-    found = Detector(read_bundle(tmp_path / "sparse")).detect(image)
-    every = Detector(read_bundle(whole.folder)).detect(image)
-    assert len(found) >= len(every) - 4
-    assert set(found.scores.tolist()) & set(every.scores.tolist())
 
 
 def test_the_runtime_is_python_3_8(bundle: Bundled) -> None:

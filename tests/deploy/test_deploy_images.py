@@ -14,6 +14,13 @@ from deploy.images import find_images, read_image
 RANDOM = np.random.default_rng(0)
 
 
+@pytest.fixture(autouse=True)
+def _stock_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ultralytics replaces ``Image.open`` where another test imports it; no bundle ever does."""
+    stock = getattr(Image.open, "__globals__", {}).get("_image_open", Image.open)
+    monkeypatch.setattr(Image, "open", stock)
+
+
 @pytest.mark.parametrize("width", [1, 2, 3, 7, 16])
 @pytest.mark.parametrize("suffix", [".ppm", ".bmp", ".npy", ".png"])
 def test_pixels_come_back(tmp_path: Path, suffix: str, width: int) -> None:

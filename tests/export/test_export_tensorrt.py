@@ -40,9 +40,13 @@ def save_net(
     nodes, tensors, data = [], [], "images"
     for number, name in enumerate(CONVS):
         module = f"m{number}"
-        tensors.append(numpy_helper.from_array(np.ones((3, 3, 1, 1), dtype), f"{module}.weight"))
+        weight = f"{module}.weight"
+        stored = np.ones((3, 3, 1, 1), np.int8 if quantized else dtype)
+        tensors.append(numpy_helper.from_array(stored, weight))
         if quantized:
             scale, point = f"{module}.scale", f"{module}.zero"
+            nodes.append(helper.make_node("DequantizeLinear", [weight, scale], ["w" + weight]))
+            weight = "w" + weight
             tensors.append(numpy_helper.from_array(np.array(0.1, np.float32), scale))
             tensors.append(numpy_helper.from_array(np.array(0, zero), point))
             for operator in ("QuantizeLinear", "DequantizeLinear"):
@@ -51,7 +55,7 @@ def save_net(
                 nodes.append(node)
                 data = out
         out = f"{module}.out"
-        nodes.append(helper.make_node("Conv", [data, f"{module}.weight"], [out], name))
+        nodes.append(helper.make_node("Conv", [data, weight], [out], name))
         data = out
     nodes.append(helper.make_node("Concat", [data], ["output0"], "/model.2/Concat", axis=1))
     graph = helper.make_graph(

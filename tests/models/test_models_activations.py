@@ -160,7 +160,7 @@ def test_patterns_choose_blocks(net: nn.Module) -> None:
         silu_blocks(net, ["*"], ["model.22.dfl"])
     with pytest.raises(CompressError, match="nothing is left"):
         silu_blocks(net, ["model.2"], ["model.2.*"])
-    with pytest.raises(CompressError, match="no block of the model has a SiLU.*relu"):
+    with pytest.raises(CompressError, match=r"no block of the model has a SiLU.*relu"):
         silu_blocks(with_activation(net, blocks, "relu"))
     with pytest.raises(CompressError, match=r"no block 'model\.2'"):
         set_activations(net, {"model.2": "relu"})

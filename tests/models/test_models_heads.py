@@ -1,4 +1,4 @@
-"""Forms of a head: sparse decode is exact, raw maps are the last convolutions', NMS is the peer's."""
+"""Forms of a head: sparse decode is exact, raw maps are bare, suppression is the peer's."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ultralytics.utils.nms import non_max_suppression
 
 from compress.errors import CompressError
-from compress.models.exportable import boxes_and_scores, exportable, export_metadata, output_names
+from compress.models.exportable import boxes_and_scores, export_metadata, exportable, output_names
 from compress.models.head_form import HeadForm
 from compress.models.inspect import detect_head, is_end_to_end
 from compress.models.sparse_decode import best_cells

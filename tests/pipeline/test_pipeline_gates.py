@@ -127,6 +127,28 @@ def test_bench_gates_look_at_the_result_and_the_base(
     assert not on_bench(**tight).passed
 
 
+PARENT = {
+    "graph": "qat@openvino",
+    "float_convs": [f"model.{n}.conv" for n in range(12)],
+    "blame": BLAME,
+}
+
+
+@pytest.mark.parametrize(("high", "passed"), [(0.99, False), (1.0, True), (2.4, True)])
+def test_an_int8_file_must_not_be_slower_than_its_float_parent(high: float, passed: bool) -> None:
+    row = {**ROWS[1], "graph": "int8-openvino", "parent": {**PARENT, "speedup_ci": [0.5, high]}}
+    bench = {"rows": [*ROWS, row], "result": "int8-onnxruntime"}
+    (result,) = gates("bench", {}, {"base": {}, "bench": {"bench": bench}})
+    assert (result.metric, result.against) == ("never_slower", "qat@openvino")
+    assert result.passed == passed
+    if not passed:
+        assert "stayed float: model.0.conv" in str(result)
+        assert "and 4 more" in str(result)
+        assert "model.0.conv (1 -> 1.5 ms)" in str(result)
+    accept = {"never_slower": False}
+    assert gates("bench", accept, {"base": {}, "bench": {"bench": bench}}) == []
+
+
 def test_no_gates_no_results() -> None:
     assert gates("qat", {}, {"qat": {}}) == []
     step = link_steps(recipe())[5]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,15 +14,19 @@ from torch import Tensor, nn
 
 from compress.errors import CompressError
 from compress.models.exportable import exportable, fused_copy
+from compress.pipeline.contract import Context
 from compress.quantize import calibration
-from compress.quantize.calibration import calibrate, clipped_shares
+from compress.quantize.calibration import calibrate
 from compress.quantize.prepare import simulate
+from compress.quantize.range_check import check_ranges
 from compress.quantize.simulation import Simulation
+from compress.recipe.sections import Quantization
+from compress.stages.quantization import calibration_images
 from export.dialects import write_dialect
 from export.float_onnx import export_float
 from export.parity import run_onnx
 
-METHODS = ["minmax", "percentile", "mse", "entropy"]
+METHODS = ["minmax", "percentile", "mse"]  # entropy: the same path, more time
 
 
 def ranges_of(simulation: Simulation) -> dict[str, tuple[float, float]]:
@@ -48,8 +53,8 @@ def test_percentile_is_narrower_than_minmax_and_clips_what_it_says(
     for tensor, (low, high) in ranges_of(whole).items():
         inner = ranges_of(cut)[tensor]
         assert inner[1] - inner[0] <= (high - low) * 1.001
-    assert max(clipped_shares(whole, [images])) < 1e-6
-    shares = clipped_shares(cut, [images])
+    assert max(check_ranges(whole, [images]).clipped) < 1e-6
+    shares = check_ranges(cut, [images]).clipped
     assert 0 < sum(shares) / len(shares) < 0.0025  # of 99.9: a thousandth at either end
 
 
@@ -133,7 +138,8 @@ def test_one_black_image_gives_ranges_and_a_warning(
     black = torch.zeros(1, 3, IMGSZ, IMGSZ)
     black[:, :, :border] = 114 / 255
     simulation = simulate(net, IMGSZ, [])
-    notes = calibrate(simulation, [black], method, 99.9)
+    calibrate(simulation, [black], method, 99.9)
+    notes = check_ranges(simulation, [black]).notes
     assert any("different pixel values" in note for note in notes)
     assert all(low <= 0.0 < high for low, high in ranges_of(simulation).values())
     assert torch.isfinite(output_of(simulation.model, black)).all()
@@ -153,9 +159,21 @@ def test_ranges_of_one_black_image_give_an_exported_file_without_nan(
 
 
 def test_real_images_on_a_sound_net_give_no_warning(net: nn.Module, images: Tensor) -> None:
-    assert calibrate(simulate(net, IMGSZ, []), [images], "minmax", 100.0) == []
+    simulation = simulated(net, images)
+    assert not check_ranges(simulation, [images]).notes
     grey = images.mean(1, keepdim=True).expand(-1, 3, -1, -1)
-    assert calibrate(simulate(net, IMGSZ, []), [grey], "minmax", 100.0) == []
+    calibrate(simulation, [grey], "minmax", 100.0)
+    assert not check_ranges(simulation, [grey]).notes
+
+
+def test_the_tensor_that_is_clipped_most_is_named(net: nn.Module, images: Tensor) -> None:
+    simulation = simulated(net, images)
+    quantizer = simulation.points[3][0][1].quantizer
+    quantizer.set_range(0.0, 1e-3)
+    check = check_ranges(simulation, [images])
+    assert check.clipped[3] == max(check.clipped) > 0.5
+    (note,) = check.notes
+    assert simulation.points[3][0][0].tensor in note
 
 
 def test_tensors_that_never_change_are_counted(net: nn.Module, images: Tensor) -> None:
@@ -163,15 +181,16 @@ def test_tensors_that_never_change_are_counted(net: nn.Module, images: Tensor) -
     block.bn.weight.data.zero_()
     block.bn.bias.data.fill_(0.7)  # a dead layer with a bias
     simulation = simulate(net, IMGSZ, [])
-    (note,) = calibrate(simulation, [images], "mse", 99.9)
-    assert "2 tensors never changed" in note
-    assert "/model.5/conv/Conv_output_0" in note
+    calibrate(simulation, [images], "mse", 99.9)
+    note = check_ranges(simulation, [images]).notes[-1]
+    assert "3 tensors never changed" in note  # with the sigmoid
+    assert "/model.5/" in note
     low, high = ranges_of(simulation)["/model.5/conv/Conv_output_0"]
     assert low == pytest.approx(0.0, abs=0.01)
     assert high == pytest.approx(0.7, rel=0.01)
 
 
-@pytest.mark.parametrize("method", ["percentile", "mse", "entropy"])
+@pytest.mark.parametrize("method", ["percentile", "mse"])
 def test_counting_some_values_gives_almost_the_ranges_of_counting_all(
     net: nn.Module, images: Tensor, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -190,9 +209,22 @@ def test_counting_some_values_gives_almost_the_ranges_of_counting_all(
 def test_methods_lie_within_the_extremes(net: nn.Module, images: Tensor, method: str) -> None:
     whole = ranges_of(simulated(net, images))
     for tensor, (low, high) in ranges_of(simulated(net, images, method=method)).items():
-        step = (high - low) / 255
-        assert low >= whole[tensor][0] - step
-        assert high <= whole[tensor][1] + step
+        least, most = whole[tensor]
+        step = (most - least) / 255  # the zero point is rounded
+        assert low >= least - step
+        assert high <= most + step
+
+
+def test_calibration_images_that_are_measured_on_are_refused(
+    make_context: Callable[[str], Context],
+) -> None:
+    context, config = make_context("ptq"), Quantization()
+    assert len(calibration_images(config, context).paths) == 16
+    splits = context.data.splits
+    leaking = {**splits, "test": (*splits["test"], splits["train"][3])}
+    context = replace(context, data=replace(context.data, splits=leaking))
+    with pytest.raises(CompressError, match=splits["train"][3].name):
+        calibration_images(config, context)
 
 
 def test_calibration_leaves_weights_and_mode_alone(net: nn.Module, images: Tensor) -> None:

@@ -129,7 +129,7 @@ def test_mirroring_the_data_mirrors_the_range_of_least_error(kind: str) -> None:
     other = Histogram(one.counts.flip(0), -one.high, -one.low)
     low, high = mse_range(other)
     mirrored = error_of(one, -high, -low)
-    assert mirrored == pytest.approx(error_of(one, *mse_range(one)), rel=0.002)
+    assert mirrored == pytest.approx(error_of(one, *mse_range(one)), rel=0.01)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -166,7 +166,7 @@ def test_the_zeros_of_a_relu_do_not_move_the_range_of_least_divergence() -> None
 
 
 def test_divergence_is_zero_where_every_bin_has_a_level_of_its_own() -> None:
-    counts = torch.rand(256, generator=torch.Generator().manual_seed(0)).double() + 0.1
+    counts = torch.randint(1, 99, (256,), generator=torch.Generator().manual_seed(0)).double()
     histogram = Histogram(counts, -1.0, 1.0)
     whole = divergence(histogram, torch.tensor([-1.0]).double(), torch.tensor([1.0]).double())
     assert float(whole) == pytest.approx(0.0, abs=1e-12)

@@ -107,13 +107,11 @@ def test_it_goes_on_until_it_is_sure_and_measures_once(
 def test_another_net_is_measured_anew(
     net: nn.Module, context: Context, timed: Callable[..., list[dict[str, Any]]]
 ) -> None:
-    asked = timed((1.2, 1.1, 1.3), (0.8, 0.7, 0.9), (0.8, 0.7, 0.9))
+    asked = timed((1.2, 1.1, 1.3), (0.8, 0.7, 0.9))
     float_layers_of(net, config(first_conv="auto"), context)
     swapped = with_activation(net, silu_blocks(net), "relu")
     assert float_layers_of(swapped, config(first_conv="auto"), context)[0] == []
-    # and so is another set of float layers
-    float_layers_of(net, config(first_conv="auto", float_layers=["model.2"]), context)
-    assert len(asked) == 3
+    assert len(asked) == 2
 
 
 def test_the_first_target_that_runs_here_is_measured(
@@ -147,7 +145,7 @@ def test_real_files_are_really_measured(
 def test_it_is_found_by_what_it_reads_not_by_its_name(net_yaml: Path, tmp_path: Path) -> None:
     text = net_yaml.read_text()
     # one more layer in front, and every reference behind it one further on
-    padded = text.replace("backbone:\n", "backbone:\n  - [-1, 1, nn.ZeroPad2d, [[0, 1, 0, 1]]]\n")
+    padded = text.replace("backbone:\n", "backbone:\n  - [-1, 1, nn.ZeroPad2d, [[0, 64, 0, 64]]]\n")
     for old, new in (("6]", "7]"), ("4]", "5]"), ("12]", "13]"), ("9]", "10]")):
         padded = padded.replace(f"[[-1, {old},", f"[[-1, {new},")
     padded = padded.replace("[[15, 18, 21]", "[[16, 19, 22]")
