@@ -253,6 +253,8 @@ def _one_each(runtime: str, count: int) -> list[str]:
     """One runtime a file, of ``onnxruntime`` or ``onnxruntime,openvino``."""
     names = [name.strip() for name in runtime.split(",")]
     return names * count if len(names) == 1 else names
+
+
 app.command()(bundle)
 app.command()(predict)
 

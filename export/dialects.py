@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -44,7 +44,8 @@ def write_dialect(target: str, float_onnx: Path, ranges: Ranges, output: Path) -
     """
     model = read_float(float_onnx)
     placement = target_placement(model, ranges, target, float_onnx)
-    onnx.save(_written(model, placement, ranges.read_by(target), DIALECTS[target]), str(output))
+    read = as_read_by(target, ranges, placement)
+    onnx.save(_written(model, placement, read, DIALECTS[target]), str(output))
 
 
 def read_float(path: Path) -> onnx.ModelProto:
@@ -84,6 +85,25 @@ def target_placement(model: onnx.ModelProto, ranges: Ranges, target: str, path: 
             f"{target} under the quantization's `target:` and run the ptq or qat stage again."
         )
     return placement
+
+
+def as_read_by(target: str, ranges: Ranges, placement: Placement) -> Ranges:
+    """The ranges that ``target`` makes of these, for its ``placement``.
+
+    TensorRT knows no zero points. ONNX Runtime makes a ReLU part of its convolution only if the
+    zero point is the smallest integer; where the range was made to be around 0 for another target,
+    the upper half of the grid is taken, which only clips less.
+    """
+    by_tensor = ranges.by_tensor()
+    groups = []
+    for group in placement.groups:
+        found = by_tensor[group.tensors[0]]
+        if target == "tensorrt":
+            found = found.around_zero()
+        elif target == "onnxruntime" and group.activated:
+            found = found.from_zero()
+        groups.append(replace(found, tensors=group.tensors))
+    return replace(ranges, groups=tuple(groups))
 
 
 def _written(

@@ -19,6 +19,8 @@ _COMPUTING = frozenset({"Sigmoid", "Mul", "Add"})
 # activations that it makes part of the convolution before them, if nothing is rounded between
 _FUSED = frozenset({"Relu", "Clip"})
 INPUT, READER = "Input", "Reader"
+# never negative where they stand together with such an activation; a sum may be of both
+_NEVER_NEGATIVE = _FUSED | {"Add", "Sigmoid", INPUT}
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,12 @@ class QuantizationGroup:
     tensors: tuple[str, ...]
     symmetric: bool = False
     for_readers: bool = False
+
+    @property
+    def activated(self) -> bool:
+        """Whether its values are behind a ReLU that becomes part of its convolution, so >= 0."""
+        operators = {point.operator for point in self.points}
+        return bool(operators & _FUSED) and operators <= _NEVER_NEGATIVE
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,8 @@ def weight_scale(weight: npt.NDArray[np.float32], qmax: int) -> npt.NDArray[np.f
         qmax: largest integer, 127 of 8 bits.
     """
     peak = np.abs(weight.reshape(weight.shape[0], -1)).max(1)
-    return np.maximum(peak / np.float32(qmax), _LEAST_SCALE).astype(np.float32)
+    scale = np.maximum(peak / np.float32(qmax), _LEAST_SCALE)
+    return np.asarray(scale, np.float32)
 
 
 def quantize_weight(
@@ -30,7 +31,7 @@ def quantize_weight(
     """``weight`` (out, in, kh, kw) as int8 in -qmax..qmax, on a grid of ``scale`` (out,)."""
     # training multiplies by the inverse; dividing would round a few weights the other way
     inverse = (np.float32(1) / scale).reshape(-1, 1, 1, 1)
-    return np.clip(np.rint(weight * inverse), -qmax, qmax).astype(np.int8)
+    return np.asarray(np.clip(np.rint(weight * inverse), -qmax, qmax), np.int8)
 
 
 class GraphEditor:

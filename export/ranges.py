@@ -39,7 +39,7 @@ class GroupRange:
         """Largest value that can be represented."""
         return (QMAX - self.zero_point) * self.scale
 
-    def symmetric(self) -> GroupRange:
+    def around_zero(self) -> GroupRange:
         """The same range around 0, as runtimes read it that know no zero point.
 
         The larger end decides; a range that is symmetric already stays as it is.
@@ -48,6 +48,10 @@ class GroupRange:
             return self
         scale = max(-self.low, self.high) / SIGNED_MAX
         return replace(self, scale=scale, zero_point=SYMMETRIC_ZERO)
+
+    def from_zero(self) -> GroupRange:
+        """The upper half of a range around 0, on the same grid, twice as far."""
+        return replace(self, zero_point=0) if self.zero_point == SYMMETRIC_ZERO else self
 
 
 @dataclass(frozen=True)
@@ -72,12 +76,6 @@ class Ranges:
     def by_tensor(self) -> dict[str, GroupRange]:
         """Tensor name -> its group's range."""
         return {tensor: group for group in self.groups for tensor in group.tensors}
-
-    def read_by(self, target: str) -> Ranges:
-        """What ``target`` makes of these ranges: TensorRT has symmetric ones only."""
-        if target != "tensorrt":
-            return self
-        return replace(self, groups=tuple(group.symmetric() for group in self.groups))
 
     def save(self, path: Path) -> None:
         """Write as JSON."""

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 HEAVY = ("torch", "torchvision", "ultralytics", "onnx", "onnxruntime", "matplotlib")
 # modules of the pipeline that hold what is shared: types, the table, file helpers
-SHARED = ("compress.pipeline.contract", "compress.pipeline.stage_table", "compress.pipeline.files")
+SHARED = tuple(f"compress.pipeline.{name}" for name in ("contract", "stage_table", "files", "keys"))
 # where torch may be imported as soon as the module is
 EAGER = ("models", "prune", "distill", "quantize", "stages")
 

@@ -115,9 +115,7 @@ def worst_first(rows: Sequence[LayerNoise]) -> list[LayerNoise]:
     return sorted(rows, key=lambda row: -row.noise / max(row.lost_ms or _LEAST_MS, _LEAST_MS))
 
 
-def report(
-    dense: float, rows: Sequence[LayerNoise], settings: Mapping[str, Any]
-) -> dict[str, Any]:
+def report(dense: float, rows: Sequence[LayerNoise], settings: Mapping[str, Any]) -> dict[str, Any]:
     """The content of ``int8_sensitivity.json``, the worst layer first."""
     ordered = [asdict(row) for row in worst_first(rows)]
     return {"version": VERSION, **settings, "dense": dense, "rows": ordered}

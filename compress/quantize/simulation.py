@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -160,7 +160,7 @@ class Simulation:
 
     def convolution(self, name: str) -> nn.Conv2d:
         """The convolution of this name."""
-        return self.model.get_submodule(name)
+        return cast(nn.Conv2d, self.model.get_submodule(name))
 
     def _attach(self) -> None:
         setattr(self.model, QUANTIZERS, self.quantizers)
@@ -235,9 +235,9 @@ class Simulation:
         for group, quantizer in self.groups:
             saved = found[group.tensors[0]]
             quantizer.set_scale(saved.scale, saved.zero_point)
-        for name, quantizer in self.weights.items():
+        for name, weight in self.weights.items():
             if name in ranges.weight_scales:
-                quantizer.set_scale(ranges.weight_scales[name])
+                weight.set_scale(ranges.weight_scales[name])
 
     def remove(self) -> None:
         """Give the model back as it was, with the weights it has now."""

@@ -50,7 +50,7 @@ def run(
     check_classes(model, context, "the model")
     images = pick(context.data.splits["train"], config.images, context.seed)
     graph = float_graph(model, context.imgsz)
-    simulation = calibrated(model, config, context)
+    simulation = calibrated(model, config, context).simulation
     ranges = simulation.ranges(config.target, [0.0] * len(simulation.placement.groups))
     dense, rows = _measured(model, graph, ranges, images, context)
     lost = _lost_times(graph, ranges, context) if _TIMED in config.target else {}
@@ -72,7 +72,8 @@ def _measured(
     context: Context,
 ) -> tuple[float, list[LayerNoise]]:
     """Float mAP and all rows; a killed run goes on behind its last finished one."""
-    accuracy = partial(_map, write_subset(context.data, images, context.scratch / "images"), context)
+    subset = write_subset(context.data, images, context.scratch / "images")
+    accuracy = partial(_map, subset, context)
     fused = fused_copy(model)
     batches = list(ImageBatches(tuple(images), context.imgsz))
     log = context.scratch / "rows.json"

@@ -18,7 +18,7 @@ from compress.models.images import load_image, pick
 from compress.pipeline.contract import Context
 from compress.quantize.recording import rounded_tensors
 from compress.quantize.simulation import Simulation
-from export.dialects import read_float, target_placement
+from export.dialects import as_read_by, read_float, target_placement
 from export.parity import Parity, compare, run_onnx
 from export.ranges import Ranges
 from export.tensor_parity import TensorParity, compare_tensors
@@ -125,7 +125,7 @@ def simulation_of(model: nn.Module, ranges: Ranges, target: str, float_file: Pat
     """The fake-quantized model that the file of ``target`` must agree with."""
     placement = target_placement(read_float(float_file), ranges, target, float_file)
     simulation = Simulation(fused_copy(model), placement, ranges.weight_bits)
-    simulation.load_ranges(ranges.read_by(target))
+    simulation.load_ranges(as_read_by(target, ranges, placement))
     return simulation
 
 

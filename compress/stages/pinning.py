@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from torch import nn
 
 from compress.models.evaluate import evaluate
-from compress.pipeline.contract import Artifact, Context
-from compress.pipeline.files import read_json
+from compress.pipeline.contract import Context
 from compress.quantize.sensitivity import float_candidates
 from compress.quantize.simulation import Simulation
-from compress.recipe.schema import PtqStage, QatStage
-from compress.recipe.sections import CheckpointGates
+from compress.recipe.sections import CheckpointGates, Quantization
 
-Calibrate = Callable[[tuple[str, ...]], Simulation]
+Calibrate = Callable[[Sequence[str]], Simulation]
 
 
 def pinned(
     parent: nn.Module,
-    config: PtqStage | QatStage,
-    inputs: Mapping[str, Artifact],
+    config: Quantization,
+    sensitivity: Mapping[str, Any] | None,
     context: Context,
     calibrate: Calibrate,
 ) -> tuple[Simulation, list[str]]:
@@ -34,24 +33,23 @@ def pinned(
     Args:
         parent: the float model, not fused.
         config: of the stage.
-        inputs: of the stage.
+        sensitivity: content of an ``int8_sensitivity.json``.
         context: of the stage.
         calibrate: gives the simulation in which these layers stay float.
 
     Returns:
         The simulation, and notes for the report.
     """
-    if "int8_sensitivity" not in inputs or not config.max_float_share:
-        return calibrate(()), []
-    content = read_json(inputs["int8_sensitivity"].path)
-    candidates = float_candidates(content, config.max_float_share)
-    allowed = _largest_drop(config.accept)
+    if sensitivity is None or not config.max_float_share:
+        return calibrate([]), []
+    candidates = float_candidates(sensitivity, config.max_float_share)
+    allowed = _largest_drop(config)
     if allowed is None:
-        return calibrate(tuple(candidates)), [_note(candidates, "no gate says when to stop")]
+        return calibrate(candidates), [_note(candidates, "no gate says when to stop")]
     clean = _map(parent, context)
     count = 0
     while True:
-        simulation = calibrate(tuple(candidates[:count]))
+        simulation = calibrate(candidates[:count])
         drop = clean - _map(simulation.model, context)
         if drop <= allowed or count >= len(candidates):
             why = f"{-100 * drop:+.2f} points of mAP50-95 to its float parent before training"
@@ -59,8 +57,10 @@ def pinned(
         count = min(max(1, 2 * count), len(candidates))
 
 
-def _largest_drop(gates: CheckpointGates) -> float | None:
-    return None if gates.map50_95 is None else gates.map50_95.max_drop
+def _largest_drop(config: Quantization) -> float | None:
+    gates = getattr(config, "accept", None)  # a sensitivity stage has none
+    gate = gates.map50_95 if isinstance(gates, CheckpointGates) else None
+    return None if gate is None else gate.max_drop
 
 
 def _map(model: nn.Module, context: Context) -> float:
