@@ -52,6 +52,20 @@ def run_onnx(path: Path, images: Sequence[Array]) -> list[Array]:
     return outputs
 
 
+def aligned(expected: Array, actual: Array) -> Array:
+    """For each row of ``expected`` the row of ``actual`` with the nearest box.
+
+    End-to-end outputs are ordered by score, so a rounding moves whole rows.
+
+    Args:
+        expected: (1, 4 + scores, rows).
+        actual: the same of the other side.
+    """
+    ours, theirs = expected[0, :4].T, actual[0, :4].T
+    distance = np.abs(ours[:, None] - theirs[None]).sum(2)
+    return np.ascontiguousarray(actual[:, :, distance.argmin(1)])
+
+
 def compare(expected: Sequence[Array], actual: Sequence[Array]) -> Parity:
     """Compare decoded outputs (1, 4 + classes, cells) image by image."""
     scores: list[Array] = []

@@ -7,7 +7,8 @@ from copy import deepcopy
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from ultralytics.nn.modules import DFL, C2f, Detect
+from ultralytics.nn.modules import DFL, C2f, Detect, RepConv
+from ultralytics.nn.modules.block import RepVGGDW
 
 from compress.models.checkpoint import class_names
 from compress.models.head_form import HeadForm, shape_head
@@ -38,20 +39,49 @@ def unfuse_into(fused: nn.Module, plain: nn.Module) -> nn.Module:
     """
     result = deepcopy(plain).float().eval()
     trained = dict(fused.named_modules())
+    branches: set[nn.Module] = set()
     for name, module in result.named_modules():
-        norm = getattr(module, "bn", None)
-        if isinstance(norm, nn.BatchNorm2d) and isinstance(
+        if module in branches:
+            continue
+        if isinstance(module, (RepConv, RepVGGDW)):  # fused, its branches are one convolution
+            _unfuse_branches(module, trained[f"{name}.conv"])
+            branches.update(module.modules())
+        elif f"{name}.conv" not in trained and name not in trained:
+            continue  # the branch of an end-to-end head that is not exported
+        elif isinstance(getattr(module, "bn", None), nn.BatchNorm2d) and isinstance(
             getattr(module, "conv", None), nn.Conv2d
         ):
-            source = trained[f"{name}.conv"]
-            module.conv.weight.data.copy_(source.weight.detach())
-            norm.running_mean.zero_()
-            norm.running_var.fill_(1.0)
-            norm.weight.data.copy_(torch.sqrt(norm.eps + norm.running_var))
-            norm.bias.data.copy_(source.bias.detach())
+            _unfuse_conv(module.conv, module.bn, trained[f"{name}.conv"])
         elif isinstance(module, nn.Conv2d) and not name.endswith(".conv"):
             module.load_state_dict(trained[name].state_dict())
     return result
+
+
+def _unfuse_conv(conv: nn.Conv2d, norm: nn.BatchNorm2d, source: nn.Conv2d) -> None:
+    conv.weight.data.copy_(source.weight.detach())
+    _pass_on(norm)
+    norm.bias.data.copy_(source.bias.detach())
+
+
+def _pass_on(norm: nn.BatchNorm2d) -> None:
+    """Let ``norm`` give what it gets."""
+    norm.running_mean.zero_()
+    norm.running_var.fill_(1.0)
+    norm.weight.data.copy_(torch.sqrt(norm.eps + norm.running_var))
+    norm.bias.data.zero_()
+
+
+def _unfuse_branches(module: RepConv | RepVGGDW, source: nn.Conv2d) -> None:
+    """Everything goes through the widest branch; the others give zeros."""
+    dense = isinstance(module, RepConv)
+    first, second = (module.conv1, module.conv2) if dense else (module.conv, module.conv1)
+    _unfuse_conv(first.conv, first.bn, source)
+    second.conv.weight.data.zero_()
+    _pass_on(second.bn)
+    identity = getattr(module, "bn", None)
+    if identity is not None:
+        identity.weight.data.zero_()
+        identity.bias.data.zero_()
 
 
 class ExpectedDistance(nn.Module):

@@ -106,7 +106,8 @@ def raw_outputs(model: nn.Module, predictions: Any) -> RawOutputs:
 def raw_dict(predictions: Any) -> Mapping[str, Any]:
     """The head's own dictionary inside what a model returned."""
     found = predictions[-1] if isinstance(predictions, tuple) else predictions
-    return dict(found.get("one2many", found))
+    # a fused end-to-end head has only the branch that needs no suppression
+    return dict(found.get("one2many") or found.get("one2one") or found)
 
 
 def first_images(predictions: Any, count: int) -> Any:

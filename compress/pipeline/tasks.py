@@ -10,7 +10,7 @@ from compress.models.heads import HeadFacts
 from compress.pipeline.job import Job
 from compress.pipeline.links import FromRecipe, FromStage, Step
 from compress.recipe.distillation import Distill
-from compress.recipe.schema import PtqStage, QatStage, distill_of
+from compress.recipe.schema import QatStage, distill_of
 from compress.recipe.tree import Fault, KeyPath
 
 _TEACHER = "teacher"  # the stage of the recipe's own teacher, by its name
@@ -47,17 +47,13 @@ def teacher_place(step: Step, index: int) -> KeyPath:
 
 
 def _stage_faults(base: HeadFacts, step: Step) -> Iterator[Fault]:
-    """Methods that are made for detection alone."""
-    if not isinstance(step.config, (PtqStage, QatStage)):
-        return
-    if base.task != "detect":
-        what = f"a model for '{base.task}' yet, only detection"
-    elif base.end_to_end:
-        what = "an end-to-end head (YOLOv10, YOLO26) yet"
-    else:
-        return
-    path = ("stages", step.number - 1)
-    yield Fault(path, f"'{step.name}' cannot quantize {what}. Take this stage out")
+    """Methods that are not made for every head."""
+    if isinstance(step.config, QatStage) and base.end_to_end:
+        yield Fault(
+            ("stages", step.number - 1),
+            f"'{step.name}' cannot train an end-to-end head (YOLOv10, YOLO26) for INT8 yet: the "
+            "branch that it learns by is not in the graph. Take `stage: ptq`",
+        )
 
 
 def _distill_faults(

@@ -11,6 +11,7 @@ from bench.result import BenchResult
 from bench.run import bench_files
 from compress.models.detections import draw_side_by_side
 from compress.models.evaluate import evaluate
+from compress.models.head_form import kind_of_file
 from compress.models.images import pick
 from compress.pipeline.contract import Artifact, Context, StageResult
 from compress.recipe.schema import BenchStage
@@ -44,7 +45,9 @@ def run(config: BenchStage, inputs: Mapping[str, Artifact], context: Context) ->
     rows = [{**row, **parents.get(row["graph"], {})} for row in rows]
     base = next(iter(graphs))
     pictures = pick(context.data.splits["val"], _PICTURES, context.seed)
-    titles = {f"{base} (FP32)": graphs[base], plan.result: graphs[plan.result]}
+    titles = {f"{base} (FP32)": graphs[base]}
+    if plan.result in accuracy:
+        titles[plan.result] = graphs[plan.result]
     draw_side_by_side(titles, pictures, context.imgsz, context.out / "detections.jpg")
     return StageResult(
         files={"measurements": "bench.json", "detections": "detections.jpg"},
@@ -54,7 +57,15 @@ def run(config: BenchStage, inputs: Mapping[str, Artifact], context: Context) ->
                 "result": plan.result,
                 "machine": measured["machine"],
                 "settings": measured["settings"],
-                "warnings": [*measured["warnings"], *plan.warnings],
+                "warnings": [
+                    *measured["warnings"],
+                    *plan.warnings,
+                    *(
+                        f"'{label}' has no mAP: its head is raw"
+                        for label in plan.rated
+                        if label not in accuracy
+                    ),
+                ],
             }
         },
     )
@@ -81,9 +92,11 @@ def _timed(plan: Plan, config: BenchStage, context: Context) -> BenchResult:
 
 
 def _accuracy(plan: Plan, config: BenchStage, context: Context) -> dict[str, dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = {label: {} for label in plan.rated}
+    # raw maps are for runtimes that decode elsewhere: nothing here can rate them
+    rated = {label: shot for label, shot in plan.rated.items() if kind_of_file(shot.path) != "raw"}
+    found: dict[str, dict[str, Any]] = {label: {} for label in rated}
     with context.progress.task("mAP of the files", len(found) * len(config.splits)) as bar:
-        for label, shot in plan.rated.items():
+        for label, shot in rated.items():
             for split in config.splits:
                 accuracy = evaluate(
                     shot.path, context.data.yaml, context.imgsz, split, runtime=shot.runtime

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime as ort
-import torch
 from onnx import TensorProto, helper, numpy_helper
-from small_nets import IMGSZ, output_of
+from small_nets import IMGSZ
 from torch import Tensor, nn
 
 from compress.models.exportable import export_metadata, exportable
 from compress.quantize.calibration import calibrate
 from compress.quantize.prepare import simulate
+from compress.quantize.recording import rounded_tensors
 from compress.quantize.simulation import Simulation
 from export.dialects import DIALECTS, write_dialect
 from export.float_onnx import export_float
@@ -101,32 +101,6 @@ def _plain(node_name: str) -> str:
     return ".".join(path[:-1]).replace(".", "") + path[-1]
 
 
-class _Recorder:
-    """A quantizer that remembers what it gave, as integers."""
-
-    def __init__(self, quantizer: Any, tensor: str, seen: dict[str, np.ndarray]) -> None:
-        self.quantizer, self.tensor, self.seen = quantizer, tensor, seen
-
-    def __call__(self, x: Tensor) -> Tensor:
-        y: Tensor = self.quantizer(x)
-        integers = torch.round(y / self.quantizer.scale) + self.quantizer.zero_point
-        self.seen[self.tensor] = integers.detach().clamp(0, 255).to(torch.uint8).numpy()
-        return y
-
-
-def integers_of(simulation: Simulation, image: Tensor) -> dict[str, np.ndarray]:
-    """Tensor name -> u8 values that the simulated model computes at that point."""
-    seen: dict[str, np.ndarray] = {}
-    hooks = [(point, hook) for group in simulation.points for point, hook in group]
-    kept = [hook.quantizer for _, hook in hooks]
-    for point, hook in hooks:
-        hook.quantizer = _Recorder(hook.quantizer, point.tensor, seen)
-    output_of(simulation.model, image)
-    for (_, hook), quantizer in zip(hooks, kept, strict=True):
-        hook.quantizer = quantizer
-    return seen
-
-
 def steps_apart(
     simulation: Simulation, path: Path, image: Tensor, optimize: bool
 ) -> dict[str, int]:
@@ -135,7 +109,8 @@ def steps_apart(
     The graph is cut at each point: what is computed there goes out, and what is read there comes
     from the simulation, so that differences do not add up.
     """
-    integers = integers_of(simulation, image)
+    recorded = rounded_tensors(simulation, image)
+    integers = {tensor: values for tensor, (values, _) in recorded.items()}
     model = onnx.load(str(path))
     feeds = {model.graph.input[0].name: image.numpy()}
     made: dict[str, str] = {}

@@ -54,10 +54,16 @@ def test_pose_needs_keypoints_in_the_data(desk: Desk, tmp_path: Path) -> None:
     assert "no kpt_shape" in fault
 
 
-def test_methods_for_detection_alone_are_named_by_their_stage(desk: Desk, tmp_path: Path) -> None:
-    data = draw_task_data(tmp_path, "segment")
-    faults = told(desk, recipe(), data, "segment")
-    assert any("'qat' cannot quantize a model for 'segment' yet" in fault for fault in faults)
+@pytest.mark.parametrize("task", ["segment", "pose", "obb"])
+def test_every_task_is_quantized(task: str, desk: Desk, tmp_path: Path) -> None:
+    assert told(desk, recipe(), draw_task_data(tmp_path, task), task) == []
+
+
+def test_an_end_to_end_head_is_not_trained_for_int8(desk: Desk, tmp_path: Path) -> None:
+    job = replace(desk.job(recipe()), data=load_dataset(draw_task_data(tmp_path, "detect")))
+    base = HeadFacts("detect", end_to_end=True)
+    faults = list(task_faults(base, {"yolov8n.pt": base}, job, link_steps(recipe())))
+    assert any("'qat' cannot train an end-to-end head" in fault.message for fault in faults)
 
 
 def distilling(**section: Any) -> Recipe:
