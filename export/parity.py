@@ -14,6 +14,7 @@ from export.errors import ExportError
 
 Array = npt.NDArray[np.float32]
 CONFIDENT = 0.25
+_PIXELS_A_SCORE = 100.0  # a score that is off by 0.01 counts as a pixel
 
 
 @dataclass(frozen=True)
@@ -53,15 +54,17 @@ def run_onnx(path: Path, images: Sequence[Array]) -> list[Array]:
 
 
 def aligned(expected: Array, actual: Array) -> Array:
-    """For each row of ``expected`` the row of ``actual`` with the nearest box.
+    """For each row of ``expected`` the row of ``actual`` that is nearest, by box and score.
 
-    End-to-end outputs are ordered by score, so a rounding moves whole rows.
+    End-to-end outputs are ordered by score, so a rounding moves whole rows; a cell may stand there
+    once for each of several classes.
 
     Args:
-        expected: (1, 4 + scores, rows).
+        expected: (1, 5, rows): boxes in pixels, and the score.
         actual: the same of the other side.
     """
-    ours, theirs = expected[0, :4].T, actual[0, :4].T
+    scales = np.array([1, 1, 1, 1, _PIXELS_A_SCORE], np.float32)
+    ours, theirs = expected[0].T * scales, actual[0].T * scales
     distance = np.abs(ours[:, None] - theirs[None]).sum(2)
     return np.ascontiguousarray(actual[:, :, distance.argmin(1)])
 

@@ -74,8 +74,6 @@ class ParityImages:
             CompressError: if it computes something else.
         """
         simulation = simulation_of(model, ranges, target, float_file)
-        found = self._of_file(model, form, float_file, path)
-        parity = self._checked(model, self._outputs(simulation.model), found, path, INT8)
         image = self.images[0]
         tensors = compare_tensors(path, image.numpy(), rounded_tensors(simulation, image))
         worst = max(tensors, key=lambda row: row.moved)
@@ -86,7 +84,9 @@ class ParityImages:
                 "input. The runtime treats the operator before it differently; keep its layer "
                 "float with `float_layers`, or try other versions (`compress doctor`)."
             )
-        return parity, tensors
+        # last: it cannot tell where a difference comes from
+        found = self._of_file(model, form, float_file, path)
+        return self._checked(model, self._outputs(simulation.model), found, path, INT8), tensors
 
     def _outputs(self, model: nn.Module) -> list[Tensor]:
         with torch.no_grad():

@@ -8,11 +8,18 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+import torch
 from export_nets import Exported, QdqGraph, export_all
+from small_nets import IMGSZ, output_of, settled_net
 from torch import Tensor, nn
 
-from export.dialects import write_dialect
-from export.ranges import load_ranges
+from compress.models.file_outputs import openvino_outputs
+from compress.quantize.calibration import calibrate
+from compress.quantize.prepare import float_graph, simulate
+from compress.stages.parity import simulation_of
+from export.dialects import DIALECTS, as_read_by, write_dialect
+from export.placement import find_placement
+from export.ranges import GroupRange, Ranges, load_ranges
 
 
 def test_onnxruntime_convolutions_are_u8_in_s8_per_channel_int32_bias(
@@ -167,3 +174,107 @@ def test_every_integer_of_a_weight_comes_from_its_own_layer(
     assert np.array_equal(first, second)
     names = {tensor.name for tensor in onnx.load(str(exported.float_onnx)).graph.initializer}
     assert {"model.2.m.0.cv1.conv.weight", "model.2.m.0.cv2.conv.weight"} <= names
+
+
+@pytest.fixture(scope="module")
+def relu_net(net_yaml: Path, images: Tensor, tmp_path_factory: pytest.TempPathFactory) -> nn.Module:
+    yaml = tmp_path_factory.mktemp("relu") / "relu.yaml"
+    yaml.write_text(f"activation: nn.ReLU()\n{net_yaml.read_text()}")
+    return settled_net(yaml, images)
+
+
+@pytest.mark.parametrize("targets", [["onnxruntime"], ["onnxruntime", "tensorrt"], [*DIALECTS]])
+def test_relu_becomes_part_of_int8_convolutions_whatever_else_is_asked_for(
+    relu_net: nn.Module, images: Tensor, tmp_path: Path, targets: list[str]
+) -> None:
+    """A range that is symmetric for another runtime is read from 0 on."""
+    simulation = simulate(relu_net, IMGSZ, [], targets)
+    calibrate(simulation, [images], "minmax", 100.0)
+    ranges = simulation.ranges(targets, [0.0] * len(simulation.points))
+    symmetric = {group.zero_point for group in ranges.groups} >= {128}
+    assert symmetric == ("tensorrt" in targets)
+    onnx.save(float_graph(relu_net, IMGSZ), str(tmp_path / "float.onnx"))
+    path = tmp_path / "int8.onnx"
+    write_dialect("onnxruntime", tmp_path / "float.onnx", ranges, path)
+    operators = operators_as_run(path, tmp_path)
+    assert operators.count("QLinearConv") == len(ranges.convs) == 53
+    assert operators.count("Conv") + operators.count("FusedConv") == 6
+    assert "Relu" not in operators
+    graph = QdqGraph(path)
+    rounded = [n for n in graph.of_type("QuantizeLinear") if n.input[0].endswith("Relu_output_0")]
+    assert len(rounded) == 53
+    assert all(graph.stored[node.input[2]] == 0 for node in rounded)
+
+
+def read_by(target: str, net: nn.Module, ranges: Ranges) -> dict[str, GroupRange]:
+    placement = find_placement(float_graph(net, IMGSZ), [], [target])
+    return as_read_by(target, ranges, placement).by_tensor()
+
+
+def test_each_runtime_reads_the_ranges_in_its_own_way(relu_net: nn.Module) -> None:
+    whole = find_placement(float_graph(relu_net, IMGSZ), [], [*DIALECTS])
+    for zero_point in (0, 40, 128):
+        made = tuple(GroupRange(0.5, zero_point, 0.01, group.tensors) for group in whole.groups)
+        ranges = Ranges(tuple(DIALECTS), made, whole.convs)
+        onnxruntime, tensorrt, openvino = (read_by(name, relu_net, ranges) for name in DIALECTS)
+        assert set(openvino.values()) <= set(ranges.by_tensor().values())
+        relus = [tensor for tensor in onnxruntime if tensor.endswith("Relu_output_0")]
+        assert relus
+        for tensor in relus:
+            expected = GroupRange(0.5, zero_point % 128, 0.01, onnxruntime[tensor].tensors)
+            assert onnxruntime[tensor] == expected  # the same grid, so nothing is rounded anew
+        for found in tensorrt.values():
+            assert found.zero_point == 128
+            largest = 0.5 * max(zero_point, 255 - zero_point)
+            assert 127 * found.scale == pytest.approx(63.5 if zero_point == 128 else largest)
+
+
+def test_openvino_rounds_inputs_of_convolutions_to_u8_and_keeps_biases_float(
+    exported: Exported,
+) -> None:
+    graph, by_tensor = QdqGraph(exported.openvino), exported.ranges.by_tensor()
+    for conv in graph.convs(exported.ranges):
+        source, weight, bias = conv.input
+        _, scale, zero = graph.dequantized(source)
+        integers, scales, zeros = graph.dequantized(weight)
+        group = by_tensor[graph.producer[graph.producer[source].input[0]].input[0]]
+        assert zero.dtype == np.uint8
+        assert (scale, zero) == (np.float32(group.scale), group.zero_point)
+        assert integers.dtype == zeros.dtype == np.int8
+        assert not zeros.any()
+        assert scales.shape == (len(integers),)
+        assert graph.stored[bias].dtype == np.float32
+        readers = graph.readers[conv.output[0]]
+        assert sorted(reader.op_type for reader in readers) == ["Mul", "Sigmoid"]
+        (sigmoid,) = [reader for reader in readers if reader.op_type == "Sigmoid"]
+        assert [reader.op_type for reader in graph.readers[sigmoid.output[0]]] == ["Mul"]
+
+
+def test_openvino_computes_what_the_simulation_does(exported: Exported, images: Tensor) -> None:
+    pytest.importorskip("openvino")
+    simulation = simulation_of(exported.net, exported.ranges, "openvino", exported.float_onnx)
+    expected, plain = output_of(simulation.model, images), output_of(exported.net, images)
+    found = torch.cat(openvino_outputs(exported.openvino, images.split(1)))
+    near, far = ((found - other).abs()[:, 4:].mean() for other in (expected, plain))
+    assert near < 0.35 * far
+
+
+@pytest.mark.parametrize("target", DIALECTS)
+@pytest.mark.parametrize("bits", [2, 4, 7])
+def test_weights_of_few_bits_end_as_few_integers(
+    net: nn.Module, images: Tensor, tmp_path: Path, target: str, bits: int
+) -> None:
+    simulation = simulate(net, IMGSZ, [], [target], weight_bits=bits)
+    calibrate(simulation, [images], "minmax", 100.0)
+    ranges = simulation.ranges([target], [0.0] * len(simulation.points))
+    onnx.save(float_graph(net, IMGSZ), str(tmp_path / "float.onnx"))
+    write_dialect(target, tmp_path / "float.onnx", ranges, tmp_path / "int8.onnx")
+    graph, most = QdqGraph(tmp_path / "int8.onnx"), 2 ** (bits - 1) - 1
+    modules = dict(simulation.model.named_modules())
+    for conv in graph.convs(ranges):
+        integers, scales, _ = graph.dequantized(conv.input[1])
+        assert integers.dtype == np.int8
+        assert np.abs(integers.astype(int)).max() == most
+        name = next(n for n in ranges.convs if f"{n}.weight_dequantized" or n)
+        del name, modules, scales
+        break

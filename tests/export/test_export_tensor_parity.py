@@ -99,7 +99,9 @@ def test_the_head_and_the_inside_of_attention_are_compared_too(
     assert {"/model.22/cv2.0/cv2.0.2/Conv_output_0", "/model.22/cv3.2/cv3.2.2/Conv_output_0"} <= (
         tensors
     )
-    readers = [group for group in whole.simulations["tensorrt"].placement.groups if group.for_readers]
+    readers = [
+        group for group in whole.simulations["tensorrt"].placement.groups if group.for_readers
+    ]
     assert readers
     assert {group.name for group in readers} <= {
         row.tensor for row in whole.compared("tensorrt", images[:1])
@@ -143,7 +145,9 @@ def wider_weights(model: onnx.ModelProto) -> None:
 
 def one_wide_channel(model: onnx.ModelProto) -> None:
     change(
-        model, "model.4.cv1.conv.weight_scale", lambda scale: scale * np.r_[1.1, np.ones(len(scale) - 1)]
+        model,
+        "model.4.cv1.conv.weight_scale",
+        lambda scale: scale * np.where(scale == scale[2], 1.1, 1),
     )
 
 
@@ -181,11 +185,10 @@ def test_a_tampered_tensor_is_found_by_name(
     by, in_onnxruntime, elsewhere = TAMPERED[kind]
     path = tampered(made["plain"].files[target], tmp_path, by)
     rows = made["plain"].compared(target, images[:1], path)
-    moved = [row.tensor for row in rows if row.moved > 1e-3]
-    assert moved[0] == (in_onnxruntime if target == "onnxruntime" else elsewhere)
-    assert all(row.worst <= 1 for row in rows if row.tensor not in moved)
-    if "weight" in kind:
-        assert len(moved) == 1
+    first = in_onnxruntime if target == "onnxruntime" else elsewhere
+    apart = [row.tensor for row in rows if row.worst > 1]
+    assert apart[0] == min(rows, key=lambda row: row.sqnr).tensor == first
+    assert len(apart) == 1 or kind == "activation scale"  # which its readers see, too
 
 
 def drop_rounding(tensor: str) -> Callable[[onnx.ModelProto], None]:
@@ -268,9 +271,9 @@ def test_an_export_of_a_tampered_file_is_refused(
     target: str,
 ) -> None:
     whole = made["plain"]
-    path = tampered(whole.files[target], tmp_path, one_wide_channel)
+    path = tampered(whole.files[target], tmp_path, wider_weights)
     images = ParityImages(1, make_context(target))
-    with pytest.raises(CompressError, match=rf"{target}\.onnx rounds '/model.4/cv1/.*differently"):
+    with pytest.raises(CompressError, match=rf"{target}\.onnx rounds ./model.4/cv1/.*differently"):
         images.check_int8(whole.net, HeadForm(), whole.ranges, target, whole.float_onnx, path)
 
 

@@ -117,7 +117,9 @@ def test_without_a_share_none_stays_float(counts: Callable[..., Any], gate: dict
     assert counts(config(**gate)) == ([0], [])
 
 
-def test_without_a_sensitivity_stage_none_stays_float(make_context: Callable[[str], Context]) -> None:
+def test_without_a_sensitivity_stage_none_stays_float(
+    make_context: Callable[[str], Context],
+) -> None:
     calibrator = Calibrator()
     stage = config(max_float_share=0.5, accept=GATE)
     pinned(calibrator.parent, stage, None, make_context("alone"), calibrator)
