@@ -24,6 +24,7 @@ DOCUMENTS = (
     ROOT / "recipes" / "README.md",
     ROOT / "docs" / "pruning.md",
     ROOT / "docs" / "distillation.md",
+    ROOT / "docs" / "int8.md",
 )
 _MARKED = re.compile(r"(<!-- table: ([\w.-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 # what only the machine that ran it knows, or what is too long to keep
