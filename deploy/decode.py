@@ -44,11 +44,13 @@ def candidates_of(output: Floats, settings: Postprocessing) -> Candidates:
     if settings.layout == "boxes":
         rows = output[0]
         found = Candidates(rows[:, :4], rows[:, 4], _whole(rows[:, 5]), rows[:, 6:])
-        found = found.take((found.classes >= 0) & (found.classes < settings.classes))
+        found = found.take(
+            np.isfinite(rows).all(1) & (found.classes >= 0) & (found.classes < settings.classes)
+        )
         return found.take(found.scores > settings.score)
     cells = output[0].T
     scores = cells[:, 4 : 4 + settings.classes]
-    cells = cells[scores.max(1) > settings.score]
+    cells = cells[(scores.max(1) > settings.score) & np.isfinite(cells).all(1)]
     scores, extras = np.split(cells[:, 4:], [settings.classes], axis=1)
     boxes = cells[:, :4] if settings.task == "obb" else _sides(cells[:, :4])
     found = Candidates(boxes, scores.max(1), scores.argmax(1), extras)

@@ -84,6 +84,14 @@ def target_placement(model: onnx.ModelProto, ranges: Ranges, target: str, path: 
             f"it is incomplete, belongs to another model, or was not made for {target}. List "
             f"{target} under the quantization's `target:` and run the ptq or qat stage again."
         )
+    widths = {t.name.removesuffix(".weight"): t.dims[0] for t in model.graph.initializer if t.dims}
+    for conv, scales in ranges.weight_scales.items():
+        if len(scales) != widths.get(conv):
+            raise ExportError(
+                f"{path}: the ranges file has {len(scales)} weight scales for '{conv}', which has "
+                f"{widths.get(conv)} output channels: the ranges belong to another model, or "
+                "`pad_outputs` widened a convolution that is INT8 (leave `quantize_head` out)."
+            )
     return placement
 
 

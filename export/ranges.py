@@ -15,6 +15,16 @@ SCHEMA = 2
 QMIN, QMAX = 0, 255  # unsigned activations
 SYMMETRIC_ZERO = 128  # the u8 zero point of what is s8 around 0
 SIGNED_MAX = 127
+_LEAST_SCALE, _LARGEST_SCALE = 1e-30, 1e30  # float32, in products with others
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    RecursionError,
+)
 
 
 @dataclass(frozen=True)
@@ -90,7 +100,7 @@ def load_ranges(path: Path) -> Ranges:
     """
     try:
         ranges = _parsed(json.loads(path.read_text()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+    except _UNREADABLE as error:
         raise ExportError(f"{path}: not a readable ranges file ({error}).") from error
     for group in ranges.groups:
         if not (_is_scale(group.scale) and QMIN <= group.zero_point <= QMAX):
@@ -98,6 +108,11 @@ def load_ranges(path: Path) -> Ranges:
                 f"{path}: the range of '{group.tensors[0]}' is broken (scale {group.scale}, zero "
                 f"point {group.zero_point}). Run the ptq or qat stage again."
             )
+    strange = sorted(ranges.weight_scales.keys() - set(ranges.convs))
+    if strange:
+        raise ExportError(
+            f"{path}: weight scales of '{strange[0]}', which is not INT8 in this file."
+        )
     for conv, scales in ranges.weight_scales.items():
         if not all(map(_is_scale, scales)):
             raise ExportError(
@@ -137,4 +152,4 @@ def _names(values: Any) -> tuple[str, ...]:
 
 
 def _is_scale(value: float) -> bool:
-    return math.isfinite(value) and value > 0
+    return math.isfinite(value) and _LEAST_SCALE <= value <= _LARGEST_SCALE

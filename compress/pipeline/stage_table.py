@@ -56,6 +56,7 @@ _QUANTIZED = ("ptq", "qat")
 _TORCH = ("torch", "torchvision", "ultralytics", "numpy", "opencv-python")
 _PRUNE = (*_TORCH, "torch-pruning", "onnx", "onnxruntime")  # it may measure time
 _ONNX = (*_TORCH, "onnx", "onnxruntime")
+_MEASURED = (*_ONNX, "openvino")  # where it is installed, it decides what is timed
 
 STAGES: StageTable = {
     kind.name: kind
@@ -109,7 +110,7 @@ STAGES: StageTable = {
             takes=("checkpoint",),
             gives=("int8_sensitivity",),
             cannot_follow=_QUANTIZED,
-            libraries=_ONNX,
+            libraries=_MEASURED,
             per_machine=_always,
         ),
         StageKind(
@@ -118,7 +119,7 @@ STAGES: StageTable = {
             takes=("checkpoint", "int8_sensitivity"),
             gives=("checkpoint", "ranges"),
             cannot_follow=_QUANTIZED,
-            libraries=_ONNX,
+            libraries=_MEASURED,
             per_machine=attrgetter("timed"),
         ),
         StageKind(
@@ -127,7 +128,7 @@ STAGES: StageTable = {
             takes=("checkpoint", "int8_sensitivity", "teachers"),
             gives=("checkpoint", "ranges"),
             cannot_follow=_QUANTIZED,
-            libraries=_ONNX,
+            libraries=_MEASURED,
             per_machine=attrgetter("timed"),
         ),
         StageKind("export", 2, ("checkpoints", "ranges"), ("graphs",), libraries=_ONNX),
@@ -138,7 +139,7 @@ STAGES: StageTable = {
             takes=("graphs",),
             gives=("measurements",),
             needs=("export",),
-            libraries=(*_ONNX, "openvino"),
+            libraries=_MEASURED,
             per_machine=_always,
         ),
     )

@@ -76,7 +76,8 @@ class _RoundedSilu(torch.autograd.Function):
     ) -> Tensor:
         grid, gates, outs = _Grid(scale, zero), _Grid(*gate), _Grid(out_scale, out_zero)
         integers = grid.integers(x)
-        index = integers.flatten().to(torch.int32).sub_(grid.least)
+        # a NaN has no place in the table: it is put back below, so that the trainer can tell it
+        index = integers.nan_to_num(0.0).flatten().to(torch.int32).sub_(grid.least)
         values = torch.arange(grid.least, grid.most + 1, dtype=x.dtype) * grid.step
         smooth = torch.sigmoid(values)
         gated = gates.integers(smooth) * gates.step
@@ -86,7 +87,8 @@ class _RoundedSilu(torch.autograd.Function):
         of_out = (results - outs.inside(product, product)) * (factor / outs.step)
         ctx.grid, ctx.factor = grid, factor
         ctx.save_for_backward(x, integers, index, slopes, of_out)
-        return results.index_select(0, index).view(x.shape)
+        y = results.index_select(0, index).view(x.shape)
+        return y.fill_(math.nan) if math.isnan(float(integers.sum())) else y
 
     @staticmethod
     @once_differentiable

@@ -25,6 +25,8 @@ def round_to_grid(x: Tensor, scale: Tensor, zero: Tensor, factor: float) -> Tens
         factor: multiplies the scale's gradient.
     """
     if x.is_cuda:  # one fused kernel, and nothing that waits for the GPU
+        # a moving range changes its zero point before the backward pass, which needs the old one
+        zero = zero.clone()
         return torch._fake_quantize_learnable_per_tensor_affine(x, scale, zero, QMIN, QMAX, factor)
     rounded: Tensor = _RoundToGrid.apply(x, scale, zero, factor)
     return rounded

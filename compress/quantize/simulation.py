@@ -214,7 +214,7 @@ class Simulation:
         learned = {
             name: quantizer.scale(self.convolution(name).weight).detach().tolist()
             for name, quantizer in self.weights.items()
-            if any(True for _ in quantizer.parameters())
+            if quantizer.learned
         }
         return Ranges(tuple(targets), groups, self.placement.convs, self.weight_bits, learned)
 

@@ -7,6 +7,7 @@ from itertools import chain
 
 from compress.pipeline.stage_table import STAGES
 from compress.recipe.distillation import AVERAGE
+from compress.recipe.exports import export_faults
 from compress.recipe.lessons import lesson_faults
 from compress.recipe.outline import StageOutline, outline
 from compress.recipe.tree import Fault, KeyPath, Tree
@@ -32,6 +33,7 @@ def order_faults(tree: Tree) -> list[Fault]:
         _gates,
         _back_off,
         _sparsity,
+        export_faults,
         _teachers,
         lesson_faults,
         _weights,

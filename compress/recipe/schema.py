@@ -239,6 +239,10 @@ class QatStage(StageBase, Trained, Quantization):
     accept: CheckpointGates = CheckpointGates()
 
 
+# the last opset of each version of the file format
+_NEWEST_OPSET = {7: 14, 8: 18, 9: 20}
+
+
 class NmsSettings(Strict):
     """Of ``head: nms``: boxes that overlap a better one of their class by ``iou`` are dropped."""
 
@@ -251,7 +255,9 @@ class ExportStage(StageBase):
     """Float ONNX of every checkpoint of the chain, INT8 ONNX of the last one for each target."""
 
     stage: Literal["export"]
-    targets: Targets = Field(["onnxruntime"], min_length=1)
+    targets: Targets | None = Field(
+        default=None, min_length=1, description="by default those that were quantized for"
+    )
     opset: int = Field(default=17, ge=13, le=20)
     ir_version: int | None = Field(
         default=None, ge=7, le=11, description="of the files, where a runtime is too old for onnx's"
@@ -260,11 +266,25 @@ class ExportStage(StageBase):
     keep: int | None = Field(
         default=None, ge=1, description="only the cells with the highest scores are decoded"
     )
-    nms: NmsSettings = NmsSettings()
+    nms: NmsSettings | None = None
     parity_images: int = Field(default=8, ge=1)
     pad_outputs: Alignment | None = Field(
         default=None, description="pad class outputs to this multiple and slice them off again"
     )
+
+    @model_validator(mode="after")
+    def _options_have_a_meaning(self) -> ExportStage:
+        if self.head == "raw" and self.keep is not None:
+            raise ValueError("`head: raw` decodes nothing, so `keep` has no meaning there")
+        if self.head != "nms" and self.nms is not None:
+            raise ValueError("has an `nms:` section, which only `head: nms` uses")
+        least = next(ir for ir, opset in _NEWEST_OPSET.items() if self.opset <= opset)
+        if self.ir_version is not None and self.ir_version < least:
+            raise ValueError(
+                f"`opset: {self.opset}` came with IR version {least}; lower it, or raise "
+                "`ir_version`"
+            )
+        return self
 
 
 class BundleStage(StageBase):
@@ -327,3 +347,13 @@ class Recipe(Strict):
         default=None, min_length=1, description="a Python file with layers of your own; it is run"
     )
     stages: list[Stage] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _moving_ranges_on_one_device(self) -> Recipe:
+        moving = [s.name for s in self.stages if isinstance(s, QatStage) and s.ranges == "ema"]
+        if moving and "," in self.device:
+            raise ValueError(
+                f"'{moving[0]}' has `ranges: ema`, which would move apart on several devices; "
+                "take learned ones, or one device"
+            )
+        return self

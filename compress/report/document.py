@@ -15,7 +15,16 @@ import yaml
 
 from compress.errors import CompressError
 from compress.pipeline.files import write_text
-from compress.report import findings, numbers, plots, pruning, pruning_plots, tables
+from compress.report import (
+    findings,
+    int8,
+    int8_plots,
+    numbers,
+    plots,
+    pruning,
+    pruning_plots,
+    tables,
+)
 from compress.report.figures import (
     Run,
     bench,
@@ -79,6 +88,10 @@ def _content(run: Run, folder: Path) -> dict[str, Any]:
         "targets": pruning.targets(run),
         "steps": {n: pruning.steps(found) for n, found in pruning.steps_of(run).items()},
         "sensitivity": {n: pruning.sensitivity(f) for n, f in pruning.sensitivities(run).items()},
+        "int8_sensitivity": {n: int8.sensitivity(f) for n, f in int8.sensitivities(run).items()},
+        "compared": int8.compared(run),
+        "worst_tensors": int8.worst_tensors(run),
+        "simulated": int8.simulated(run),
         "exported": tables.exported_files(run),
         "curves": tables.curves(run),
         "channels": {n: pruning.channels(found) for n, found in pruned_channels(run).items()},
@@ -224,7 +237,7 @@ def _plots(run: Run) -> dict[str, Any]:
     """SVG texts that are safe to show as they are; empty without matplotlib."""
     from markupsafe import Markup
 
-    sections = ("training", "channels", "steps", "sensitivity")
+    sections = ("training", "channels", "steps", "sensitivity", "int8_sensitivity")
     if find_spec("matplotlib") is None:
         return {"overview": [], **{section: {} for section in sections}}
     result = result_model(run)
@@ -236,6 +249,7 @@ def _plots(run: Run) -> dict[str, Any]:
         {name: pruning_plots.channels(found) for name, found in pruned_channels(run).items()},
         {name: pruning_plots.steps(found) for name, found in pruning.steps_of(run).items()},
         {n: pruning_plots.sensitivity(found) for n, found in pruning.sensitivities(run).items()},
+        {n: int8_plots.sensitivity(found) for n, found in int8.sensitivities(run).items()},
     )
     by_stage = {
         section: {name: Markup(svg) for name, svg in plotted.items() if svg}

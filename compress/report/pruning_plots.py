@@ -13,20 +13,20 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _COLUMN_LAYERS = 32  # layers in one column of a plot
-_LAYER_INCHES = 0.19
+LAYER_INCHES = 0.19  # height of one
 _STEPS_INCHES = (WIDTH / 2, 3.1)
 
 
 def channels(layers: Layers) -> str:
     """Channels of each layer: the whole bar before pruning, the dark part after."""
     names = list(layers)
-    columns, rows = _grid(len(names))
+    columns, rows = grid(len(names))
     largest = max(before for before, _ in layers.values())
-    with draw(WIDTH, 0.9 + _LAYER_INCHES * rows, columns) as (figure, *panels):
+    with draw(WIDTH, 0.9 + LAYER_INCHES * rows, columns) as (figure, *panels):
         for number, axes in enumerate(panels):
             shown = names[number * rows : (number + 1) * rows]
             _channel_bars(axes, {name: layers[name] for name in shown})
-            _layer_axis(axes, shown, rows)
+            layer_axis(axes, shown, rows)
             axes.set_xlim(0, largest * 1.25)
         return svg(figure)
 
@@ -37,14 +37,14 @@ def sensitivity(found: Rows) -> str:
     if not drops:
         return ""
     names = list(drops)
-    columns, rows = _grid(len(names))
+    columns, rows = grid(len(names))
     low, high = min(0.0, *drops.values()), max(0.0, *drops.values())
     room = 0.25 * (high - low) or 1.0  # for the numbers beside the bars
-    with draw(WIDTH, 0.9 + _LAYER_INCHES * rows, columns) as (figure, *panels):
+    with draw(WIDTH, 0.9 + LAYER_INCHES * rows, columns) as (figure, *panels):
         for number, axes in enumerate(panels):
             shown = names[number * rows : (number + 1) * rows]
             _drop_bars(axes, {name: drops[name] for name in shown})
-            _layer_axis(axes, shown, rows)
+            layer_axis(axes, shown, rows)
             axes.set_xlim(low, high + room)
             axes.set_xlabel("points of mAP50-95 lost")
         return svg(figure)
@@ -68,7 +68,7 @@ def steps(found: Rows) -> str:
         return svg(figure)
 
 
-def _grid(layers: int) -> tuple[int, int]:
+def grid(layers: int) -> tuple[int, int]:
     """Columns of panels, and layers in each."""
     columns = -(-layers // _COLUMN_LAYERS)
     return columns, -(-layers // columns)
@@ -90,7 +90,8 @@ def _drop_bars(axes: Axes, drops: Mapping[str, float]) -> None:
         beside(axes, text, (max(drop, 0.0), place), fontsize=7, color=MUTED)
 
 
-def _layer_axis(axes: Axes, layers: list[str], rows: int) -> None:
+def layer_axis(axes: Axes, layers: list[str], rows: int) -> None:
+    """Name ``layers`` at the left of a panel that has room for ``rows``."""
     axes.set_yticks(range(len(layers)), layers, fontsize=7)
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(rows - 0.4, -0.6)

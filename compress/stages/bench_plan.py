@@ -76,8 +76,10 @@ def plan_shots(graphs: Mapping[str, Path]) -> Plan:
             parent = label_of(owner, runtime)
             shots.setdefault(parent, Shot(graphs[owner], runtime, owner))
             shots[name] = Shot(path, runtime, owner, parent=parent)
-    int8 = [label for label, shot in shots.items() if shot.timed and shot.parent]
-    return Plan(shots, [*int8, owner][0], tuple(_warnings(shots)))
+    timed = [label for label, shot in shots.items() if shot.timed and shot.parent]
+    # one that can only be rated still is what the recipe made: gates must not look at its parent
+    rated = [n for n, shot in shots.items() if n.startswith(INT8) and shot.runtime == ONNXRUNTIME]
+    return Plan(shots, [*timed, *rated, owner][0], tuple(_warnings(shots)))
 
 
 def _warnings(shots: Mapping[str, Shot]) -> list[str]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import get_args
 
+from compress.errors import CompressError
 from compress.pipeline.contract import Artifact, Context, StageResult
 from compress.recipe.schema import BundleStage
 from compress.recipe.sections import Target
@@ -36,10 +37,20 @@ def run(config: BundleStage, inputs: Mapping[str, Artifact], context: Context) -
 
 
 def chosen_graph(names: list[str], target: str) -> str:
-    """The INT8 graph for ``target`` if it is among ``names``, else the last float graph."""
+    """The INT8 graph for ``target``; of a chain that was not quantized the last float graph.
+
+    Raises:
+        CompressError: if INT8 graphs are there, but for other targets.
+    """
     if _INT8[target] in names:
         return _INT8[target]
-    return [name for name in names if name not in _INT8.values()][-1]
+    made = [name for name in names if name in _INT8.values()]
+    if made:
+        raise CompressError(
+            f"bundle: there is no INT8 file for {target}, but {', '.join(made)}. List {target} "
+            "under `targets` of the export stage, or choose another `target` for the bundle."
+        )
+    return names[-1]
 
 
 def _megabytes(folder: Path) -> str:

@@ -45,22 +45,23 @@ _PROFILE = Minimum(seconds=2.0, count=11)
 def run(
     config: Int8SensitivityStage, inputs: Mapping[str, Artifact], context: Context
 ) -> StageResult:
-    """Measure the chain's checkpoint on images of the train split: val must not choose layers."""
+    """Measure the chain's checkpoint on images of the train split: val must not rank layers."""
     model = load_checkpoint(inputs["checkpoint"].path)
     check_classes(model, context, "the model")
     images = pick(context.data.splits["train"], config.images, context.seed)
+    found = calibrated(model, config, context)
+    model, simulation = found.parent, found.simulation
     graph = float_graph(model, context.imgsz)
-    simulation = calibrated(model, config, context).simulation
     ranges = simulation.ranges(config.target, [0.0] * len(simulation.placement.groups))
     dense, rows = _measured(model, graph, ranges, images, context)
     lost = _lost_times(graph, ranges, context) if _TIMED in config.target else {}
     rows = [replace(row, lost_ms=lost.get(block_name(row.layer))) for row in rows]
     settings = {"targets": list(config.target), "images": len(images)}
     write_json(context.out / SENSITIVITY_FILE, report(dense, rows, settings))
-    found = {"dense": dense, "rows": [asdict(row) for row in worst_first(rows)]}
+    measured = {"dense": dense, "rows": [asdict(row) for row in worst_first(rows)]}
     return StageResult(
         files={"int8_sensitivity": SENSITIVITY_FILE},
-        metrics={"int8_sensitivity": found, "notes": _notes(config, dense, len(images))},
+        metrics={"int8_sensitivity": measured, "notes": _notes(config, dense, len(images))},
     )
 
 

@@ -40,7 +40,7 @@ FLOAT = Limit(score=1e-3, box=0.1)
 # INT8 graphs round ties differently, layer after layer; a broken one is off by far more
 INT8 = Limit(score=0.1, box=3.0)
 # given the same integers, a tensor's values may lie in the middle between two others
-_MOVED = 1e-3
+_MOVED = 1e-4
 
 
 class ParityImages:

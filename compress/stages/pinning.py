@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from compress.models.evaluate import evaluate
+from compress.models.evaluate import Accuracy, evaluate
 from compress.pipeline.contract import Context
 from compress.quantize.sensitivity import float_candidates
 from compress.quantize.simulation import Simulation
@@ -27,8 +27,8 @@ def pinned(
 
     Without a sensitivity stage in front, or with ``max_float_share: 0``, none is kept. Layers are
     taken in the order that the sensitivity stage found, twice as many each time, until the mAP on
-    val (before any training) has lost no more against the float parent than ``accept`` lets it, or
-    the share is reached. Without a gate the whole share stays float.
+    val (before any training) has lost no more against the float parent than ``accept`` lets it
+    against its stage, or the share is reached. Without a gate the whole share stays float.
 
     Args:
         parent: the float model, not fused.
@@ -43,29 +43,32 @@ def pinned(
     if sensitivity is None or not config.max_float_share:
         return calibrate([]), []
     candidates = float_candidates(sensitivity, config.max_float_share)
-    allowed = _largest_drop(config)
-    if allowed is None:
+    allowed = _largest_drops(config)
+    if not allowed:
         return calibrate(candidates), [_note(candidates, "no gate says when to stop")]
-    clean = _map(parent, context)
+    clean = _accuracy(parent, context)
     count = 0
     while True:
         simulation = calibrate(candidates[:count])
-        drop = clean - _map(simulation.model, context)
-        if drop <= allowed or count >= len(candidates):
-            why = f"{-100 * drop:+.2f} points of mAP50-95 to its float parent before training"
+        found = _accuracy(simulation.model, context)
+        drops = {metric: getattr(clean, metric) - getattr(found, metric) for metric in allowed}
+        if all(drop <= allowed[m] for m, drop in drops.items()) or count >= len(candidates):
+            points = ", ".join(f"{-100 * drop:+.2f} points of {m}" for m, drop in drops.items())
+            why = f"{points} to its float parent before training"
             return simulation, [_note(candidates[:count], why)]
         count = min(max(1, 2 * count), len(candidates))
 
 
-def _largest_drop(config: Quantization) -> float | None:
+def _largest_drops(config: Quantization) -> dict[str, float]:
     gates = getattr(config, "accept", None)  # a sensitivity stage has none
-    gate = gates.map50_95 if isinstance(gates, CheckpointGates) else None
-    return None if gate is None else gate.max_drop
+    if not isinstance(gates, CheckpointGates):
+        return {}
+    named = {"map50_95": gates.map50_95, "map50": gates.map50}
+    return {metric: gate.max_drop for metric, gate in named.items() if gate is not None}
 
 
-def _map(model: nn.Module, context: Context) -> float:
-    data = context.data.yaml
-    return evaluate(model, data, context.imgsz, device=context.first_device).map50_95
+def _accuracy(model: nn.Module, context: Context) -> Accuracy:
+    return evaluate(model, context.data.yaml, context.imgsz, device=context.first_device)
 
 
 def _note(layers: list[str], why: str) -> str:

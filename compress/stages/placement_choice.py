@@ -34,8 +34,6 @@ _PERCENT = 100
 # of measuring: longer where it is not sure yet
 _SECONDS = (4.0, 12.0, 36.0)
 _NARROW = 0.02
-_FUSED = frozenset({"Relu", "Clip"})
-_NEVER_NEGATIVE = _FUSED | {"Add", "Input", "Sigmoid"}
 
 
 @dataclass(frozen=True)
@@ -132,7 +130,10 @@ def _stored_times(
     """Measured once for this machine, these runtimes and this structure; weights do not matter."""
     machine = read_machine()
     facts = {
-        "structure": [(node.op_type, list(node.input)) for node in graph.graph.node],
+        "structure": [
+            hashlib.sha256(node.SerializeToString(deterministic=True)).hexdigest()
+            for node in graph.graph.node
+        ],
         "weights": {tensor.name: list(tensor.dims) for tensor in graph.graph.initializer},
         "imgsz": context.imgsz,
         "float": sorted(kept),
@@ -200,7 +201,6 @@ def _write_int8(graph: onnx.ModelProto, float_layers: list[str], target: str, pa
 
 def _made_up(group: QuantizationGroup) -> GroupRange:
     """-6 to 6, or 0 to 6 where no value is negative: there a runtime fuses ReLU by its range."""
-    operators = {point.operator for point in group.points}
-    if operators & _FUSED and operators <= _NEVER_NEGATIVE:
+    if group.activated:
         return GroupRange(6 / 255, 0, 0.0, group.tensors)
     return GroupRange(12 / 255, SYMMETRIC_ZERO, 0.0, group.tensors)

@@ -14,11 +14,13 @@ from compress.models.exportable import unfuse_into
 from compress.models.images import ImageBatches, pick
 from compress.pipeline.contract import Artifact, Context, StageResult
 from compress.pipeline.files import read_json
+from compress.quantize.bias_correction import correct_biases
 from compress.quantize.calibration import calibrate
 from compress.quantize.equalization import equalization_note, equalized
 from compress.quantize.prepare import float_graph, simulate
 from compress.quantize.range_check import check_ranges
 from compress.quantize.simulation import Simulation
+from compress.recipe.schema import PtqStage
 from compress.recipe.sections import Quantization
 from compress.stages.checkpoints import checkpoint_result
 from compress.stages.pinning import pinned
@@ -98,6 +100,8 @@ def _ranged(
     calibration = config.calibration
     with context.progress.task(f"calibrating on {len(images.paths)} images", 1) as bar:
         calibrate(simulation, images, calibration.method, calibration.percentile)
+        if isinstance(config, PtqStage) and config.bias_correction:
+            correct_biases(simulation, images)
         bar.advance()
     return simulation
 

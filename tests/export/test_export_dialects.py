@@ -205,18 +205,19 @@ def test_relu_becomes_part_of_int8_convolutions_whatever_else_is_asked_for(
     assert all(graph.stored[node.input[2]] == 0 for node in rounded)
 
 
-def read_by(target: str, net: nn.Module, ranges: Ranges) -> dict[str, GroupRange]:
-    placement = find_placement(float_graph(net, IMGSZ), [], [target])
-    return as_read_by(target, ranges, placement).by_tensor()
-
-
 def test_each_runtime_reads_the_ranges_in_its_own_way(relu_net: nn.Module) -> None:
-    whole = find_placement(float_graph(relu_net, IMGSZ), [], [*DIALECTS])
+    graph = float_graph(relu_net, IMGSZ)
+    whole = find_placement(graph, [], [*DIALECTS])
+    placements = {target: find_placement(graph, [], [target]) for target in DIALECTS}
     for zero_point in (0, 40, 128):
         made = tuple(GroupRange(0.5, zero_point, 0.01, group.tensors) for group in whole.groups)
         ranges = Ranges(tuple(DIALECTS), made, whole.convs)
-        onnxruntime, tensorrt, openvino = (read_by(name, relu_net, ranges) for name in DIALECTS)
-        assert set(openvino.values()) <= set(ranges.by_tensor().values())
+        onnxruntime, tensorrt, openvino = (
+            as_read_by(target, ranges, placement).by_tensor()
+            for target, placement in placements.items()
+        )
+        for tensor, found in openvino.items():
+            assert (found.scale, found.zero_point) == (0.5, zero_point), tensor
         relus = [tensor for tensor in onnxruntime if tensor.endswith("Relu_output_0")]
         assert relus
         for tensor in relus:

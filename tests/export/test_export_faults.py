@@ -43,7 +43,7 @@ BROKEN: dict[str, Callable[[dict[str, Any]], Any]] = {
     "no groups": without("groups"),
     "no convs": without("convs"),
     "groups no list": lambda content: content.update(groups=7),
-    "another schema": lambda content: content.update(schema=2),
+    "another schema": lambda content: content.update(schema=99),
     "no schema": without("schema"),
 }
 

@@ -140,7 +140,7 @@ def test_equal_weights_give_equal_bytes_in_another_process(net_yaml: Path, tmp_p
         started.append(subprocess.Popen(command, stdout=pipe, text=True, env=environment, cwd=root))
     printed = [process.communicate(timeout=120)[0].splitlines() for process in started]
     assert printed[0] == printed[1]
-    assert len(printed[0]) == 4  # float, two dialects, ranges
+    assert len(printed[0]) == 5  # float, three dialects, ranges
 
 
 def test_float_file_and_model_agree_on_noise(exported: Exported) -> None:

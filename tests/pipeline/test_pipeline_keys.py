@@ -107,7 +107,8 @@ def test_the_kind_of_another_device_is_part_of_the_key(desk: Desk, device: str, 
 
 @pytest.mark.parametrize("name", ["ptq", "qat", "export", "bench"])
 def test_whatever_makes_or_measures_int8_is_in_its_key(name: str) -> None:
-    assert set(STAGES[name].libraries) == {
+    measured = set() if name == "export" else {"openvino"}
+    assert set(STAGES[name].libraries) == measured | {
         "torch",
         "torchvision",
         "ultralytics",

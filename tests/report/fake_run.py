@@ -129,6 +129,38 @@ def searched_run() -> dict[str, Any]:
     return run | {"stages": [base, sensitivity, *run["stages"][1:]], "trials": trials}
 
 
+def quantized_run() -> dict[str, Any]:
+    """A run with a sensitivity stage of INT8, and files that were compared with training."""
+    run = fake_run()
+    layers = [f"model.{number}.cv1.conv" for number in range(40)]
+    rows = [
+        {
+            "layer": layer,
+            "sqnr": 30.0 + number * 7 % 40,
+            "map50_95": 0.607 - 0.0001 * number,
+            "drop": 0.0001 * number,
+            "lost_ms": 0.01 * number - 0.05 if number else None,
+        }
+        for number, layer in enumerate(layers)
+    ]
+    measured = {"int8_sensitivity": {"dense": 0.607, "rows": rows}}
+    files = {"int8_sensitivity": ("int8_sensitivity.json", 9_000)}
+    inputs = {"checkpoint": "finetune/checkpoint"}
+    stage = _stage("int8_sensitivity", "int8_sensitivity", files, inputs, measured)
+    stage["folder"] = "05-int8_sensitivity"
+    worst = {"tensor": "/model.1/act/Mul_output_0", "steps": 0.0034, "worst": 1, "moved": 0.0}
+    far = {"tensor": "/model.9/act/Mul_output_0", "steps": 0.21, "worst": 3, "moved": 0.00042}
+    run["stages"][5]["metrics"]["tensor_parity"] = {
+        "int8-onnxruntime": {
+            "tensors": 178,
+            "worst_steps": 3,
+            "worst": [far | {"sqnr": 38.7}, worst | {"sqnr": 52.1}],
+        },
+        "int8-tensorrt": {"tensors": 52, "worst_steps": 1, "worst": [worst | {"sqnr": 71.4}]},
+    }
+    return run | {"stages": [*run["stages"][:4], stage, *run["stages"][4:]]}
+
+
 def _trial(number: int, keep: float, score: float) -> dict[str, Any]:
     kept_in = {name: f"/runs/.cache/stages/{name}-{number:016}" for name in ("prune", "finetune")}
     return {

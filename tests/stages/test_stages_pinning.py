@@ -40,10 +40,10 @@ def sensitivity(layers: Sequence[str], dense: float = 0.6) -> dict[str, Any]:
 
 
 class Calibrator:
-    """Takes the place of calibration and mAP: every float layer gives 0.004 of 0.03 back."""
+    """Takes the place of calibration and mAP: the gate holds from ``needed`` float layers on."""
 
     def __init__(self, needed: int | None = None) -> None:
-        self.needed = needed  # float layers with which the gate holds
+        self.needed = needed
         self.tried: list[list[str]] = []
         self.parent = nn.Identity()
 
