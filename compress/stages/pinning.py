@@ -13,6 +13,7 @@ from compress.quantize.sensitivity import float_candidates
 from compress.quantize.simulation import Simulation
 from compress.recipe.sections import CheckpointGates, Quantization
 
+_TITLES = {"map50_95": "mAP50-95", "map50": "mAP50"}
 Calibrate = Callable[[Sequence[str]], Simulation]
 
 
@@ -53,8 +54,8 @@ def pinned(
         found = _accuracy(simulation.model, context)
         drops = {metric: getattr(clean, metric) - getattr(found, metric) for metric in allowed}
         if all(drop <= allowed[m] for m, drop in drops.items()) or count >= len(candidates):
-            points = ", ".join(f"{-100 * drop:+.2f} points of {m}" for m, drop in drops.items())
-            why = f"{points} to its float parent before training"
+            points = [f"{-100 * drop:+.2f} points of {_TITLES[m]}" for m, drop in drops.items()]
+            why = f"{', '.join(points)} to its float parent before training"
             return simulation, [_note(candidates[:count], why)]
         count = min(max(1, 2 * count), len(candidates))
 
