@@ -317,7 +317,7 @@ def test_bench_takes_the_shape_of_open_inputs(home: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr("bench.run.bench_files", bench_files)
     call("bench", "a.onnx", "--shape", "1,3,640,480")
     call("bench", "a.onnx")
-    assert asked == [[1, 3, 640, 480], None]
+    assert asked == [(1, 3, 640, 480), None]
     for wrong in ("1,3,x,640", "1,-3,64,64", "0,3,64,64", ","):
         done = call("bench", "a.onnx", "--shape", wrong)
         assert done.exit_code == 2

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from compress.cli import app
 from compress.data.dataset import DataSet
+from compress.errors import CompressError
 from compress.models.checkpoint import save_checkpoint
 from compress.pipeline.cache import Entry, StageCache
 from compress.pipeline.contract import Artifact, StageResult
@@ -74,11 +75,12 @@ def test_the_int8_graph_of_the_target_is_bundled_and_runs(
     assert "int8-onnxruntime" in ran.metrics["notes"][0]
 
 
-def test_without_an_int8_graph_the_last_float_one_is_bundled(
+def test_a_chain_that_was_not_quantized_is_bundled_in_float(
     exports: Exports, dataset: DataSet, tmp_path: Path
 ) -> None:
     config = {"stage": "bundle", "target": "tensorrt"}
-    ran = run_stage(config, exports.inputs(), dataset, tmp_path)
+    inputs = {k: a for k, a in exports.inputs().items() if "int8" not in k and k != "ranges"}
+    ran = run_stage(config, inputs, dataset, tmp_path)
     bundle = read_bundle(ran.files["bundle"].parent)
     assert sha256(bundle.model) == sha256(exports.graphs["ptq"])
     assert bundle.target == "tensorrt"
@@ -88,7 +90,9 @@ def test_without_an_int8_graph_the_last_float_one_is_bundled(
 def test_the_target_decides_which_graph_it_is() -> None:
     names = ["base", "prune", "int8-onnxruntime", "int8-tensorrt"]
     assert chosen_graph(names, "tensorrt") == "int8-tensorrt"
-    assert chosen_graph(names, "openvino") == "prune"
+    assert chosen_graph(names[:2], "openvino") == "prune"
+    with pytest.raises(CompressError, match="no INT8 file for openvino, but int8-onnxruntime"):
+        chosen_graph(names, "openvino")
 
 
 def test_files_in_folders_are_stored_published_and_taken_back(

@@ -75,16 +75,6 @@ def test_all_but_the_base_end_as_the_recipe_says(
         assert 0 <= accuracy.map50_95 <= 1
 
 
-def test_int8_of_the_base_itself_has_the_head_too(
-    inputs: dict[str, Artifact], dataset: DataSet, tmp_path: Path
-) -> None:
-    alone = {key: inputs[key] for key in ("checkpoint.base", "ranges")}
-    config = {"stage": "export", "parity_images": 1, "keep": 10}
-    ran = run_stage(config, alone, dataset, tmp_path / "export")
-    assert outputs(ran.files["base"]) == {"output0": [1, 7, 84]}
-    assert outputs(ran.files["int8-onnxruntime"]) == {"output0": [1, 7, 10]}
-
-
 def test_an_end_that_computes_something_else_is_found(
     calm: nn.Module, inputs: dict[str, Artifact], images: Tensor, dataset: DataSet, tmp_path: Path
 ) -> None:
