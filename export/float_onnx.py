@@ -60,7 +60,7 @@ def export_float(
         raise ExportError(f"{path.name}: PyTorch cannot export this model: {error}") from error
     model = onnx.load(str(path))
     del model.graph.input[1:]
-    _keep_inner_names(model.graph)
+    _keep_inner_names(model.graph, outputs)
     _fix_shapes(model.graph, results)
     if ir_version is not None:
         model.ir_version = ir_version
@@ -70,19 +70,14 @@ def export_float(
     onnx.save(model, str(path))
 
 
-# convolutions and their activations
-_LAYER_ENDS = frozenset({"Conv", "Mul", "Relu", "LeakyRelu", "Clip"})
-
-
-def _keep_inner_names(graph: onnx.GraphProto) -> None:
-    """Let what a layer gives out keep the name that it has in the middle of other graphs.
+def _keep_inner_names(graph: onnx.GraphProto, outputs: Sequence[str]) -> None:
+    """Let what computes an output keep the name that it has in the middle of other graphs.
 
     The exporter calls it like the output, but ranges are kept by tensor names.
     """
-    outputs = {output.name for output in graph.output}
     for node in list(graph.node):
         name = node.output[0]
-        if name in outputs and node.op_type in _LAYER_ENDS:
+        if name in outputs:
             node.output[0] = f"{node.name}_output_0"
             graph.node.append(onnx.helper.make_node("Identity", [node.output[0]], [name], name))
 

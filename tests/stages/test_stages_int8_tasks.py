@@ -19,7 +19,8 @@ PTQ = {"stage": "ptq", "target": TARGETS}
 
 
 def exported(quantized: Ran, data: DataSet, folder: Path, **options: Any) -> Ran:
-    inputs = {"checkpoint.ptq": quantized.artifact("checkpoint")}
+    chain = ("base", "ptq")  # a base stands before every chain
+    inputs = {f"checkpoint.{name}": quantized.artifact("checkpoint") for name in chain}
     inputs["ranges"] = quantized.artifact("ranges")
     export = {"stage": "export", "targets": TARGETS, **options}
     return run_stage(export, inputs, data, folder)
