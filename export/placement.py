@@ -12,7 +12,7 @@ import onnx
 
 from export.errors import ExportError
 from export.graph_view import GraphView, block_name
-from export.patterns import matching
+from export.patterns import matching_any
 
 # operators that ONNX Runtime computes in INT8 when inputs and outputs are quantized
 _COMPUTING = frozenset({"Sigmoid", "Mul", "Add"})
@@ -225,13 +225,12 @@ def _point(view: GraphView, tensor: str) -> Point:
 
 
 def _matching(names: set[str], patterns: Sequence[str]) -> set[str]:
-    found: set[str] = set()
-    for pattern in patterns:
-        matched = matching(names, pattern)
-        if not matched:
-            raise ExportError(
-                f"float_layers: '{pattern}' matches no convolution. Names look like "
-                f"{', '.join(sorted(names)[:3])}; '*' matches any text."
-            )
-        found.update(matched)
-    return found
+    shown = ", ".join(sorted(names)[:3])
+    return matching_any(
+        sorted(names),
+        patterns,
+        lambda pattern: ExportError(
+            f"float_layers: '{pattern}' matches no convolution. Names look like {shown}; '*' "
+            "matches any text."
+        ),
+    )

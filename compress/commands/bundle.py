@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
 from compress import output
 from compress.errors import CompressError
 from compress.faults import guarded
-
-_TARGETS = ("onnxruntime", "tensorrt", "openvino")
 
 
 @guarded
@@ -30,11 +28,12 @@ def bundle(
     ] = False,
 ) -> None:
     """Make a folder that runs on a device: INT8 graph, labels, settings, hashes, a runtime."""
+    from compress.recipe.sections import Target
     from compress.stages.bundle import chosen_graph
     from deploy.pack import Thresholds, write_bundle
 
-    if target not in _TARGETS:
-        raise CompressError(f"--target {target}: choose one of {', '.join(_TARGETS)}")
+    if target not in get_args(Target):
+        raise CompressError(f"--target {target}: choose one of {', '.join(get_args(Target))}")
     graphs, ranges = _files_of_run(run_folder)
     name = chosen_graph(list(graphs), target)
     folder = out or run_folder / "bundle"

@@ -12,7 +12,7 @@ from torch import nn
 
 from compress.errors import CompressError
 from compress.models.inspect import is_end_to_end, model_head
-from export.patterns import matching
+from export.patterns import matching_any
 
 # by what recipes and model specs call them
 ACTIVATIONS: Mapping[str, type[nn.Module]] = {
@@ -101,16 +101,15 @@ def silu_blocks(
 
 
 def _named(names: Sequence[str], patterns: Sequence[str], where: str) -> set[str]:
-    found: set[str] = set()
-    for pattern in patterns:
-        matched = matching(names, pattern)
-        if not matched:
-            raise CompressError(
-                f"activation: `{where}`: '{pattern}' matches no block with a SiLU. Names look like "
-                f"{', '.join([*names[:_SHOWN], names[-1]])}; '*' matches any text."
-            )
-        found.update(matched)
-    return found
+    shown = ", ".join([*names[:_SHOWN], *names[-1:]])
+    return matching_any(
+        names,
+        patterns,
+        lambda pattern: CompressError(
+            f"activation: `{where}`: '{pattern}' matches no block with a SiLU. Names look like "
+            f"{shown}; '*' matches any text."
+        ),
+    )
 
 
 def exported_block(model: nn.Module, block: str) -> str:

@@ -28,8 +28,8 @@ def pinned(
 
     Without a sensitivity stage in front, or with ``max_float_share: 0``, none is kept. Layers are
     taken in the order that the sensitivity stage found, twice as many each time, until the mAP on
-    val (before any training) has lost no more against the float parent than ``accept`` lets it
-    against its stage, or the share is reached. Without a gate the whole share stays float.
+    val (before any training) has lost no more against the float parent than ``accept`` allows,
+    or the share is reached. Without a gate the whole share stays float.
 
     Args:
         parent: the float model, not fused.
