@@ -12,7 +12,7 @@ import signal
 import tempfile
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from multiprocessing import connection, get_context, parent_process
 from multiprocessing.context import SpawnProcess
@@ -89,10 +89,18 @@ def _follow(started: Mapping[connection.Connection, SpawnProcess], bar: Task) ->
                 bar.advance(*values)
                 continue
             # who loses its partner fails as well: the partner is to blame
-            for process in started.values():
-                if process.exitcode:
-                    raise CompressError(_ended(process.exitcode))
+            _raise_if_killed(list(started.values()))
             raise (CompressError if kind == "fault" else RuntimeError)(*values)
+
+
+def _raise_if_killed(processes: Sequence[SpawnProcess]) -> None:
+    """A killed process needs a moment until all of its threads are gone and its code is known."""
+    ending = connection.wait([process.sentinel for process in processes], timeout=1)
+    for process in processes:
+        if process.sentinel in ending:
+            process.join()
+        if process.exitcode:
+            raise CompressError(_ended(process.exitcode))
 
 
 def _ended(code: int) -> str:
