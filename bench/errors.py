@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from bench.alignment import Misaligned
+    from bench.alignment.convs import Misaligned
 
 
 class BenchError(Exception):
@@ -24,3 +24,9 @@ class BenchAlignmentError(BenchError):
         """Keep the offenders beside the ``message`` that lists them."""
         self.misaligned = misaligned
         super().__init__(message)
+
+
+class BenchStopped(BenchError):
+    """A signal came before there was anything to keep."""
+
+    exit_code = 130

@@ -34,6 +34,8 @@ def measure(
     minimum: Minimum,
     clock: Clock = time.perf_counter_ns,
     progress: ProgressCallback | None = None,
+    stopped: Callable[[], bool] = lambda: False,
+    after: Callable[[str], None] | None = None,
 ) -> dict[str, list[int]]:
     """Time every call once a round, the one that starts a round changing with each round.
 
@@ -43,13 +45,15 @@ def measure(
         minimum: rounds that are kept; its time is that of the whole loop, not of one call.
         clock: nanoseconds, monotonic.
         progress: is told each new percent points of the kept rounds, 100 in all, between rounds.
+        stopped: whether to end before the minimum is met; asked between rounds.
+        after: is told the name of each call that was kept, outside of its time.
 
     Returns:
         Nanoseconds of each call by name; sample i of every series is of round i.
     """
-    _run_rounds(calls, warmup, clock, None)
+    _run_rounds(calls, warmup, clock, None, stopped, None)
     with _garbage_collection_paused():
-        return _run_rounds(calls, minimum, clock, progress)
+        return _run_rounds(calls, minimum, clock, progress, stopped, after)
 
 
 def _run_rounds(
@@ -57,18 +61,22 @@ def _run_rounds(
     minimum: Minimum,
     clock: Clock,
     progress: ProgressCallback | None,
+    stopped: Callable[[], bool],
+    after_call: Callable[[str], None] | None,
 ) -> dict[str, list[int]]:
     samples: dict[str, list[int]] = {name: [] for name in calls}
-    turns = deque((call, samples[name].append) for name, call in calls.items())
+    turns = deque((name, call, samples[name].append) for name, call in calls.items())
     started = clock()
     rounds = told = 0
     share = 0.0
-    while share < 1.0:
-        for call, keep in turns:
+    while share < 1.0 and not stopped():
+        for name, call, keep in turns:
             before = clock()
             call()
             after = clock()
             keep(after - before)
+            if after_call is not None:
+                after_call(name)
         turns.rotate(-1)
         rounds += 1
         share = minimum.share((clock() - started) / 1e9, rounds)

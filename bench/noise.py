@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import psutil
 
-from bench.machine import Machine
+from bench.devices.machine import Machine
 from bench.statistics import Series, percentile
 
 _BUSY = ("user", "nice", "system", "irq", "softirq")

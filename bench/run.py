@@ -1,191 +1,235 @@
-"""Measure files against each other in one interleaved run."""
+"""Measure artifacts against each other in one interleaved run."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
-from bench.alignment import misaligned_convs, misalignment_message
-from bench.devices import require_device
-from bench.entries import Entry, entries_of
-from bench.errors import BenchAlignmentError, BenchError
+from bench.alignment.check import require_alignment
+from bench.devices.base import Device, Look
+from bench.devices.choose import device_of
+from bench.devices.machine import Machine, read_machine
+from bench.end_to_end import measure_end_to_end
+from bench.energy import measure_energy
+from bench.entries import Entry, Loader, entries_of
+from bench.errors import BenchStopped
+from bench.interrupt import stop_at_interrupt
 from bench.loop import Minimum, ProgressCallback, measure
-from bench.machine import Machine, read_machine
 from bench.noise import Interference, interference_between, likely_cause, read_cpu_seconds
-from bench.result import SCHEMA, BenchResult, Latency, Row
+from bench.results.schema import (
+    SCHEMA,
+    BenchResult,
+    DeviceReport,
+    EndToEnd,
+    Energy,
+    Row,
+    Throughput,
+)
 from bench.runtimes.base import Runtime
-from bench.statistics import CV_LIMIT, median_ratio, percentile, samples_needed, summarise
+from bench.settings import Settings
+from bench.statistics import CV_LIMIT, latency_of, median_ratio, samples_needed, summarise
+from bench.throughput import measure_throughput
 
 _WARMUP_ROUNDS = 3
-_NS_PER_MS = 1e6
+_PartSamples = dict[str, list[int]]
 
 
-@dataclass(frozen=True)
-class Settings:
-    """How a run measures; recorded with its result. Times in seconds, ``align`` in channels."""
+@dataclass
+class _Timed:
+    """What the interleaved loop gave."""
 
-    device: str
-    threads: int
-    min_seconds: float
-    min_count: int
-    warmup_seconds: float
-    seed: int
-    shape: list[int] | None
-    align: int | None
+    samples: dict[str, list[int]]
+    parts: dict[str, _PartSamples]
+    interference: Interference
+    before: dict[str, Any]
+    after: dict[str, Any]
+    trace: list[Look]
 
-    def __post_init__(self) -> None:
-        """Refuse values that measure nothing."""
-        least = {"threads": 1, "min_seconds": 0, "min_count": 1, "warmup_seconds": 0, "align": 1}
-        for name, limit in least.items():
-            value = getattr(self, name)
-            if value is not None and value < limit:
-                raise BenchError(f"'{name}' is {value}; the least is {limit}.")
+
+@dataclass
+class _Extras:
+    """What is measured of each file alone, behind the loop."""
+
+    end_to_end: dict[str, EndToEnd] = field(default_factory=dict)
+    throughput: dict[str, Throughput] = field(default_factory=dict)
+    energy: dict[str, Energy] = field(default_factory=dict)
 
 
 def bench_files(
     paths: Sequence[Path],
+    settings: Settings | None = None,
     *,
     runtimes: Sequence[str] | None = None,
-    device: str = "cpu",
-    threads: int = 1,
-    min_seconds: float = 5.0,
-    min_count: int = 64,
-    warmup_seconds: float = 0.5,
-    seed: int = 0,
-    shape: Sequence[int] | None = None,
-    align: int | None = None,
-    align_labels: Collection[str] | None = None,
     labels: Sequence[str] | None = None,
+    align_labels: Collection[str] | None = None,
+    loaders: Mapping[str, Loader] | None = None,
     progress: ProgressCallback | None = None,
 ) -> BenchResult:
-    """Latency, images/s and size of exported files, the first of them being the baseline.
+    """Latency, images/s and size of artifacts, the first of them being the baseline.
 
     Args:
         paths: the files; all are loaded at once and called in turn.
-        runtimes: ``onnxruntime`` or ``openvino`` for each file (OpenVINO also reads an IR, ``.xml``
-            with its ``.bin``); None for ONNX Runtime throughout.
-        device: ``cpu`` is what this version measures on.
-        threads: of the runtime inside one operator.
-        min_seconds: the least time of the whole measuring loop ...
-        min_count: ... and the least number of samples a file (11 or more: a median needs them).
-        warmup_seconds: of calls before the loop that are thrown away.
-        seed: of the random input and of the confidence intervals.
-        shape: of the input, for files that leave it open.
-        align: refuse files with a convolution whose channels are no multiple of it.
-        align_labels: the labels that ``align`` holds for; None for all.
-        labels: what to call the files; None for their names without ``.onnx``, behind which
-            ``@openvino`` stands where it is not ONNX Runtime that runs them.
+        settings: how to measure.
+        runtimes: what runs each file (see ``bench.entries``); None for what its suffix says.
+        labels: what to call the files; None for their names without suffix, behind which
+            ``@openvino``, say, stands where it is not ONNX Runtime that runs them.
+        align_labels: the labels that ``settings.align`` holds for; None for all.
+        loaders: further runtimes by name.
         progress: is told each new percent points of the loop, 100 in all.
+
+    Returns:
+        The result; its ``complete`` is False where a signal ended it before its time.
 
     Raises:
         BenchAlignmentError: a file misses ``align``; nothing was measured.
+        BenchStopped: a signal ended it before there was a single round.
         BenchError: a file, a setting or the machine does not fit.
     """
-    require_device(device)
-    files = entries_of(paths, runtimes, labels)
-    settings = Settings(
-        device=device,
-        threads=threads,
-        min_seconds=min_seconds,
-        min_count=min_count,
-        warmup_seconds=warmup_seconds,
-        seed=seed,
-        shape=None if shape is None else list(shape),
-        align=align,
-    )
+    settings = settings or Settings()
+    device = device_of(settings.device, settings.index)
+    files = entries_of(paths, settings, runtimes, labels, loaders)
     if settings.align is not None:
-        _require_alignment(files, settings.align, align_labels)
-    return _measure(files, settings, progress)
-
-
-def _require_alignment(
-    files: Mapping[str, Entry], align: int, labels: Collection[str] | None
-) -> None:
-    unknown = sorted(set(labels or ()) - files.keys())
-    if unknown:
-        raise BenchError(f"align_labels names {unknown}; the files are {sorted(files)}.")
-    found = {
-        label: misaligned_convs(entry.path, align)
-        for label, entry in files.items()
-        if labels is None or label in labels
-    }
-    misaligned = {label: convs for label, convs in found.items() if convs}
-    if misaligned:
-        raise BenchAlignmentError(misalignment_message(misaligned, align), misaligned)
-
-
-def _measure(
-    files: Mapping[str, Entry], settings: Settings, progress: ProgressCallback | None
-) -> BenchResult:
+        require_alignment(files, settings.align, align_labels)
     with ExitStack() as stack:
-        runtimes: dict[str, Runtime] = {
-            label: stack.enter_context(entry.ready(settings.threads, settings.shape, settings.seed))
-            for label, entry in files.items()
+        opened = {
+            label: stack.enter_context(entry.ready(settings)) for label, entry in files.items()
         }
-        before = read_cpu_seconds()
+        stopped = stack.enter_context(stop_at_interrupt())
+        timed = _timed(opened, device, settings, progress, stopped)
+        extras = _extras(files, opened, device, settings, stopped)
+        return _result(files, opened, device, settings, timed, extras, complete=not stopped())
+
+
+def _timed(
+    runtimes: Mapping[str, Runtime],
+    device: Device,
+    settings: Settings,
+    progress: ProgressCallback | None,
+    stopped: Callable[[], bool],
+) -> _Timed:
+    parts: dict[str, _PartSamples] = {label: {} for label in runtimes}
+
+    def keep_parts(label: str) -> None:
+        for part, spent in runtimes[label].parts_ns().items():
+            parts[label].setdefault(part, []).append(spent)
+
+    before, cpu_before = device.state(), read_cpu_seconds()
+    with device.watched() as trace:
         samples = measure(
             {label: runtime.infer for label, runtime in runtimes.items()},
             warmup=Minimum(settings.warmup_seconds, _WARMUP_ROUNDS),
             minimum=Minimum(settings.min_seconds, max(settings.min_count, samples_needed(50))),
             progress=progress,
+            stopped=stopped,
+            after=keep_parts,
         )
-        interference = interference_between(before, read_cpu_seconds())
+    interference = interference_between(cpu_before, read_cpu_seconds())
+    if not all(samples.values()):
+        raise BenchStopped("stopped before anything was measured.")
+    return _Timed(samples, parts, interference, before, device.state(), list(trace))
+
+
+def _extras(
+    files: Mapping[str, Entry],
+    runtimes: Mapping[str, Runtime],
+    device: Device,
+    settings: Settings,
+    stopped: Callable[[], bool],
+) -> _Extras:
+    """Each kind for all files in turn; what was asked for but not reached stays empty."""
+    extras, meter = _Extras(), device.power_meter()
+    idle = None
+    for label, runtime in runtimes.items():
+        if settings.images is not None and not stopped():
+            extras.end_to_end[label] = measure_end_to_end(
+                runtime, files[label].path, Path(settings.images), settings, stopped
+            )
+        if meter is not None and settings.energy_seconds and not stopped():
+            energy = measure_energy(runtime, meter, settings.energy_seconds, idle, stopped)
+            extras.energy[label], idle = energy, energy["idle_watts"]
+        if settings.streams and not stopped():
+            extras.throughput[label] = measure_throughput(files[label], settings, stopped)
+    return extras
+
+
+def _result(
+    files: Mapping[str, Entry],
+    runtimes: Mapping[str, Runtime],
+    device: Device,
+    settings: Settings,
+    timed: _Timed,
+    extras: _Extras,
+    complete: bool,
+) -> BenchResult:
     machine = read_machine()
     return BenchResult(
         schema=SCHEMA,
+        complete=complete,
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        host=None,
         machine=asdict(machine),
+        device=DeviceReport(
+            name=device.name,
+            facts=device.facts(),
+            before=timed.before,
+            after=timed.after,
+            trace=[dict(look) for look in timed.trace],
+        ),
         settings=asdict(settings),
-        interference=asdict(interference),
+        interference=asdict(timed.interference),
         warnings=[
+            *_incomplete(complete, timed),
             *_differences(runtimes),
-            *_variations(samples, settings.threads, machine, interference),
+            *device.doubts(timed.before, timed.after, timed.trace),
+            *_variations(timed, settings.threads, machine),
         ],
-        rows=_rows(files, runtimes, samples, settings.seed),
-        samples_ns=samples,
+        rows=[
+            _row(label, entry, runtimes[label], timed, extras, settings.seed)
+            for label, entry in files.items()
+        ],
+        samples_ns=timed.samples,
+        parts_ns=timed.parts,
     )
 
 
-def _rows(
-    files: Mapping[str, Entry],
-    runtimes: Mapping[str, Runtime],
-    samples: Mapping[str, list[int]],
-    seed: int,
-) -> list[Row]:
-    base = next(iter(samples.values()))
-    rows = []
-    for label, entry in files.items():
-        latency = _latency(samples[label])
-        runtime = runtimes[label]
-        speedup = median_ratio(base, samples[label], seed=seed)
-        row = Row(
-            file=str(entry.path),
-            label=label,
-            runtime=runtime.runtime,
-            float_type=runtime.float_type,
-            sha256=entry.sha256(),
-            bytes=entry.bytes,
-            input=list(runtime.input_shape),
-            latency_ms=latency,
-            fps=runtime.input_shape[0] * 1000 / latency["p50"],
-            speedup=speedup.value,
-            speedup_ci=[speedup.low, speedup.high],
-        )
-        rows.append(row)
-    return rows
-
-
-def _latency(samples: Sequence[int]) -> Latency:
-    summary = summarise(samples)
-    return Latency(
-        p50=percentile(samples, 50) / _NS_PER_MS,
-        p90=None if summary.p90 is None else summary.p90 / _NS_PER_MS,
-        p99=None if summary.p99 is None else summary.p99 / _NS_PER_MS,
-        mean=summary.mean / _NS_PER_MS,
-        cv=summary.cv,
-        count=summary.count,
+def _row(
+    label: str, entry: Entry, runtime: Runtime, timed: _Timed, extras: _Extras, seed: int
+) -> Row:
+    base, samples = next(iter(timed.samples.values())), timed.samples[label]
+    latency = latency_of(samples)
+    speedup = median_ratio(base, samples, seed=seed)
+    return Row(
+        file=str(entry.path),
+        label=label,
+        runtime=runtime.runtime,
+        device=runtime.device,
+        float_type=runtime.float_type,
+        sha256=entry.sha256(),
+        source_sha256=entry.source_sha256(),
+        bytes=entry.bytes,
+        input=list(runtime.input_shape),
+        latency_ms=latency,
+        parts_ms={part: latency_of(series) for part, series in timed.parts[label].items()},
+        fps=runtime.input_shape[0] * 1000 / latency["p50"],
+        speedup=speedup.value,
+        speedup_ci=[speedup.low, speedup.high],
+        end_to_end=extras.end_to_end.get(label),
+        throughput=extras.throughput.get(label),
+        energy=extras.energy.get(label),
+        map={},
+        notes=runtime.notes,
     )
+
+
+def _incomplete(complete: bool, timed: _Timed) -> list[str]:
+    if complete:
+        return []
+    rounds = len(next(iter(timed.samples.values())))
+    return [f"stopped before its time: {rounds} rounds were measured, and nothing after them."]
 
 
 def _differences(runtimes: Mapping[str, Runtime]) -> list[str]:
@@ -197,20 +241,18 @@ def _differences(runtimes: Mapping[str, Runtime]) -> list[str]:
     for kind in sorted({runtime.float_type for runtime in runtimes.values()} - {"f32"}):
         labels = [f"'{label}'" for label, runtime in runtimes.items() if runtime.float_type == kind]
         warnings.append(
-            f"float layers run in {kind}, not f32, on this CPU: {', '.join(labels)} (its runtime's "
-            "default, and what it would do in use)."
+            f"float layers run in {kind}, not f32, on this device: {', '.join(labels)} (its "
+            "runtime's default, and what it would do in use)."
         )
     return warnings
 
 
-def _variations(
-    samples: Mapping[str, list[int]], threads: int, machine: Machine, interference: Interference
-) -> list[str]:
+def _variations(timed: _Timed, threads: int, machine: Machine) -> list[str]:
     by_cause: dict[str, list[str]] = {}
-    for label, series in samples.items():
+    for label, series in timed.samples.items():
         variation = summarise(series).cv
         if variation > CV_LIMIT:
-            cause = likely_cause(series, threads, machine, interference)
+            cause = likely_cause(series, threads, machine, timed.interference)
             by_cause.setdefault(cause, []).append(f"'{label}' by {variation:.1%}")
     return [
         f"latency varies (CV over {CV_LIMIT:.1%}): {', '.join(labels)}. Likely cause: {cause}."

@@ -9,8 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.results.schema import Latency
+
 PERCENTILES = (50, 90, 99)
 CV_LIMIT = 0.025
+_NS_PER_MS = 1e6
 _CONFIDENCE = 0.99
 _RESAMPLES = 1000
 
@@ -75,6 +78,19 @@ def summarise(samples: Series) -> Summary:
         for percent in PERCENTILES
     )
     return Summary(p50, p90, p99, mean, deviation / mean if mean else 0.0, len(series))
+
+
+def latency_of(samples: Series) -> Latency:
+    """The summary in milliseconds; the median is there whatever the number of samples."""
+    summary = summarise(samples)
+    return Latency(
+        p50=percentile(samples, 50) / _NS_PER_MS,
+        p90=None if summary.p90 is None else summary.p90 / _NS_PER_MS,
+        p99=None if summary.p99 is None else summary.p99 / _NS_PER_MS,
+        mean=summary.mean / _NS_PER_MS,
+        cv=summary.cv,
+        count=summary.count,
+    )
 
 
 def median_ratio(base: Series, other: Series, *, seed: int = 0, confidence: float = 0.95) -> Ratio:

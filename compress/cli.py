@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from compress import __version__, output
+from compress.commands.bench import app as bench
 from compress.commands.bundle import bundle
 from compress.commands.engine import engine
-from compress.commands.options import shape_of
 from compress.commands.predict import predict
 from compress.errors import CompressError, GateError
 from compress.faults import Session, guarded
@@ -205,69 +205,10 @@ def doctor(context: typer.Context, as_json: Json = False) -> None:
         output.show(table(checks))
 
 
-@app.command()
-@guarded
-def bench(
-    context: typer.Context,
-    artifacts: Annotated[list[Path], typer.Argument(help="Exported files; the first is the base")],
-    runtime: Annotated[
-        str, typer.Option(help="onnxruntime or openvino; or one a file, separated by commas")
-    ] = "onnxruntime",
-    device: Annotated[str, typer.Option(help="cpu, cuda or jetson")] = "cpu",
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads of one inference")] = 1,
-    min_seconds: Annotated[float, typer.Option(min=0, help="Least time of measuring")] = 5.0,
-    min_count: Annotated[int, typer.Option(min=1, help="Least samples a file")] = 64,
-    align: Annotated[
-        str, typer.Option(help="Refuse channels that are no multiple of this, or of a device's")
-    ] = "",
-    shape: Annotated[
-        str, typer.Option(help="Input of files that leave it open, such as 1,3,640,640")
-    ] = "",
-    as_json: Json = False,
-) -> None:
-    """Measure exported files against each other in one interleaved run."""
-    from bench.render import render
-    from bench.run import bench_files
-
-    with output.stdout_for_results():
-        result = bench_files(
-            artifacts,
-            runtimes=_one_each(runtime, len(artifacts)),
-            device=device,
-            threads=threads,
-            min_seconds=min_seconds,
-            min_count=min_count,
-            shape=shape_of(shape),
-            align=_align(align),
-        )
-    if as_json:
-        output.show_json(result)
-    else:
-        typer.echo(render(result))
-
-
+app.add_typer(bench, name="bench")
 app.command()(engine)
-
-
-def _one_each(runtime: str, count: int) -> list[str]:
-    """One runtime a file, of ``onnxruntime`` or ``onnxruntime,openvino``."""
-    names = [name.strip() for name in runtime.split(",")]
-    return names * count if len(names) == 1 else names
-
-
 app.command()(bundle)
 app.command()(predict)
-
-
-def _align(text: str) -> int | None:
-    from bench.profiles import alignment_of
-
-    if not text or text.isdecimal():
-        return int(text) if text else None
-    try:
-        return alignment_of(text)
-    except ValueError as error:
-        raise CompressError(f"--align {error}") from error
 
 
 def _run(

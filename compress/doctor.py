@@ -112,7 +112,7 @@ def _cuda(root: Path) -> Check:
     if _version("torch").endswith("+cpu"):
         lacks["torch built for CUDA"] = "https://pytorch.org/get-started/locally"
     lacks |= _extra("tensorrt").lacks
-    return Check("device", "cuda", {}, lacks | _bench_lacks("cuda", root))
+    return Check("device", "cuda", {}, lacks)
 
 
 def _jetson(root: Path) -> Check:
@@ -123,18 +123,7 @@ def _jetson(root: Path) -> Check:
         lacks["tensorrt"] = _JETPACK_TENSORRT
     if not _is_here("pycuda"):
         lacks["pycuda"] = "pip install pycuda"
-    return Check("device", "jetson", {}, lacks | _bench_lacks("jetson", root))
-
-
-def _bench_lacks(device: str, root: Path) -> dict[str, str]:
-    from bench.devices import require_device
-    from bench.errors import BenchError
-
-    try:
-        require_device(device, root)
-    except BenchError:
-        return {f"bench --device {device}": "not in this version: time files with trtexec"}
-    return {}
+    return Check("device", "jetson", {}, lacks)
 
 
 def _is_here(module: str) -> bool:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bench.errors import BenchError
 from bench.optional import require
@@ -47,6 +48,16 @@ class OnnxRuntimeCpu:
     def runtime(self) -> str:
         """Name and version. Known once entered."""
         return self._runtime
+
+    @property
+    def device(self) -> str:
+        """The CPU."""
+        return "CPU"
+
+    @property
+    def notes(self) -> list[str]:
+        """None."""
+        return []
 
     @property
     def float_type(self) -> str:
@@ -95,6 +106,18 @@ class OnnxRuntimeCpu:
                 f"'{self._path}' fails in ONNX Runtime on an input of shape "
                 f"{list(self._input_shape)}: {error}"
             ) from error
+
+    def feed(self, values: NDArray[Any]) -> None:
+        """Take other input values, float32 of ``input_shape``."""
+        raise NotImplementedError
+
+    def parts_ns(self) -> Mapping[str, int]:
+        """Nothing: input and output lie where they are computed."""
+        return {}
+
+    def outputs(self) -> list[NDArray[Any]]:
+        """What the last ``infer`` gave."""
+        raise NotImplementedError
 
     def _session(self, runtime: Any) -> Any:
         _check_file(self._path)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bench.errors import BenchError
 from bench.optional import require
@@ -58,6 +59,16 @@ class OpenVinoCpu:
         return self._runtime
 
     @property
+    def device(self) -> str:
+        """The CPU."""
+        return _DEVICE
+
+    @property
+    def notes(self) -> list[str]:
+        """None."""
+        return []
+
+    @property
     def float_type(self) -> str:
         """What float layers compute in: bf16 or f16 where the CPU has it, else f32."""
         return self._float_type
@@ -105,6 +116,18 @@ class OpenVinoCpu:
                 f"'{self._path}' fails in OpenVINO on an input of shape "
                 f"{list(self._input_shape)}: {error}"
             ) from error
+
+    def feed(self, values: NDArray[Any]) -> None:
+        """Take other input values, float32 of ``input_shape``."""
+        raise NotImplementedError
+
+    def parts_ns(self) -> Mapping[str, int]:
+        """Nothing: input and output lie where they are computed."""
+        return {}
+
+    def outputs(self) -> list[NDArray[Any]]:
+        """What the last ``infer`` gave."""
+        raise NotImplementedError
 
     def node_times(self) -> dict[str, float]:
         """Operator -> milliseconds of the last ``infer``, of a ``profiled`` one."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from bench.machine import read_machine
+from bench.devices.machine import read_machine
 from compress.pipeline.files import canonical_json, jsonable
 from compress.pipeline.job import Job
 from compress.pipeline.links import Input, Step

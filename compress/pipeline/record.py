@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from bench.machine import read_machine
+from bench.devices.machine import read_machine
 from compress.pipeline.back_off import written
 from compress.pipeline.cache import Entry
 from compress.pipeline.files import read_json, write_json

@@ -9,8 +9,8 @@ from typing import Generic, TypeVar
 import torch
 from torch import nn
 
-from bench.conv_graph import DEPTHWISE, Geometry
-from bench.layers import ConvShape, LayerTable
+from bench.conv_times.graph import DEPTHWISE, Geometry
+from bench.conv_times.table import ConvShape, LayerTable
 from compress.errors import CompressError
 from compress.models.exportable import exportable
 from compress.prune.cost import conv_channels

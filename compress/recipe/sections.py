@@ -14,7 +14,7 @@ from pydantic import (
     model_validator,
 )
 
-from bench.profiles import ALIGNMENTS
+from bench.alignment.profiles import ALIGNMENTS
 
 MAX_ALIGN = 64
 _Item = TypeVar("_Item")

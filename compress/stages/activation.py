@@ -10,9 +10,9 @@ from typing import Any
 
 from torch import nn
 
-from bench.layer_times import layer_times
 from bench.loop import Minimum
-from bench.node_times import node_times
+from bench.profile.layer_times import layer_times
+from bench.profile.onnxruntime_times import node_times
 from compress.models.activations import exported_block, silu_blocks, with_activation
 from compress.models.checkpoint import load_checkpoint
 from compress.models.evaluate import evaluate

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from bench.result import BenchResult
+from bench.results.schema import BenchResult
 from bench.run import bench_files
+from bench.settings import Settings
 from compress.models.detections import draw_side_by_side
 from compress.models.evaluate import evaluate
 from compress.models.head_form import kind_of_file
@@ -76,15 +77,18 @@ def _timed(plan: Plan, config: BenchStage, context: Context) -> BenchResult:
     with context.progress.task("latency", 100) as bar:
         measured = bench_files(
             [shot.path for shot in timed.values()],
+            Settings(
+                device=config.device,
+                threads=config.threads,
+                min_seconds=config.min_seconds,
+                min_count=config.min_count,
+                seed=context.seed,
+                align=config.align,
+                energy_seconds=0,
+            ),
             runtimes=[shot.runtime for shot in timed.values()],
-            device=config.device,
-            threads=config.threads,
-            min_seconds=config.min_seconds,
-            min_count=config.min_count,
-            seed=context.seed,
-            align=config.align,
-            align_labels=[plan.result],
             labels=list(timed),
+            align_labels=[plan.result],
             progress=bar.advance,
         )
     (context.out / "bench.json").write_text(json.dumps(measured, indent=1) + "\n")

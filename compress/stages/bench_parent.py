@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from bench.entries import OPENVINO
-from bench.layer_times import slower_layers
 from bench.loop import Minimum
-from bench.node_times import node_times
-from bench.openvino_times import openvino_node_times
-from bench.result import BenchResult
+from bench.profile.layer_times import slower_layers
+from bench.profile.onnxruntime_times import node_times
+from bench.profile.openvino_times import openvino_node_times
+from bench.results.schema import BenchResult
 from bench.statistics import median_ratio
 from compress.pipeline.contract import Context
 from compress.stages.bench_plan import Plan, Shot

@@ -10,9 +10,9 @@ from pathlib import Path
 import onnx
 from torch import nn
 
-from bench.layer_times import layer_times
 from bench.loop import Minimum
-from bench.node_times import node_times
+from bench.profile.layer_times import layer_times
+from bench.profile.onnxruntime_times import node_times
 from compress.data.subset import write_subset
 from compress.models.checkpoint import load_checkpoint
 from compress.models.evaluate import evaluate

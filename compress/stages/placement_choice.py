@@ -14,9 +14,10 @@ from pathlib import Path
 import onnx
 from torch import nn
 
+from bench.devices.machine import read_machine
 from bench.entries import ONNXRUNTIME, OPENVINO
-from bench.machine import read_machine
 from bench.run import bench_files
+from bench.settings import Settings
 from compress.pipeline.contract import Context
 from compress.pipeline.files import canonical_json, read_json, write_json
 from compress.quantize.prepare import float_graph, head_convs
@@ -172,11 +173,14 @@ def _measured(
         with context.progress.task("first convolution in INT8 or float", _PERCENT) as bar:
             result = bench_files(
                 files,
+                Settings(
+                    threads=_THREADS,
+                    min_seconds=seconds,
+                    min_count=_COUNT,
+                    seed=context.seed,
+                    energy_seconds=0,
+                ),
                 runtimes=[target, target],
-                threads=_THREADS,
-                min_seconds=seconds,
-                min_count=_COUNT,
-                seed=context.seed,
                 progress=bar.advance,
             )
         int8, other = result["rows"]

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from bench.layers import load_table
+from bench.conv_times.table import load_table
 from compress.models.checkpoint import load_checkpoint, save_checkpoint
 from compress.models.evaluate import evaluate
 from compress.models.inspect import conv_widths, count_macs, count_params

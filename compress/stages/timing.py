@@ -9,11 +9,12 @@ from typing import Any
 
 from torch import nn
 
-from bench.layer_times import Slower, share_of, slower_layers
-from bench.layers import measured_table
+from bench.conv_times.table import measured_table
 from bench.loop import Minimum
-from bench.node_times import node_times
+from bench.profile.layer_times import Slower, share_of, slower_layers
+from bench.profile.onnxruntime_times import node_times
 from bench.run import bench_files
+from bench.settings import Settings
 from compress.models.exportable import exportable
 from compress.progress import Progress
 from compress.prune.latency import exported_convs, latency_cost
@@ -137,9 +138,12 @@ class ParentTimer:
         with self._progress.task("latency against the parent", _PERCENT) as bar:
             result = bench_files(
                 files,
-                threads=self._threads,
-                min_seconds=seconds,
-                seed=self._seed,
+                Settings(
+                    threads=self._threads,
+                    min_seconds=seconds,
+                    seed=self._seed,
+                    energy_seconds=0,
+                ),
                 progress=bar.advance,
             )
         parent_row, row = result["rows"]

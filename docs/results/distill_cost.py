@@ -21,7 +21,7 @@ from torch import nn
 from ultralytics.cfg import get_cfg
 from ultralytics.nn.distill_model import DistillationModel
 
-from bench.machine import read_machine
+from bench.devices.machine import read_machine
 from compress.distill.extension import Distillation
 from compress.distill.teachers import TeacherSpec
 from compress.models.checkpoint import load_checkpoint

@@ -19,6 +19,7 @@ from typing import Any
 import yaml
 
 from bench.run import bench_files
+from bench.settings import Settings
 from compress.models.evaluate import evaluate
 from compress.models.quiet import quiet_ultralytics
 
@@ -106,11 +107,9 @@ def main() -> None:
     made = {FLOAT: made.pop(FLOAT), **made, **ours(given)}
     timed = bench_files(
         [path for path, _ in made.values()],
+        Settings(min_seconds=given.min_seconds, min_count=40),
         runtimes=[runtime for _, runtime in made.values()],
         labels=list(made),
-        threads=1,
-        min_seconds=given.min_seconds,
-        min_count=40,
     )
     rows = []
     for (label, (path, runtime)), times in zip(made.items(), timed["rows"], strict=True):

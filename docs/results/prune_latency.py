@@ -16,8 +16,8 @@ from typing import Any
 
 from torch import nn
 
-from bench.layers import load_table
-from bench.machine import read_machine
+from bench.conv_times.table import load_table
+from bench.devices.machine import read_machine
 from compress.data.dataset import load_dataset
 from compress.models.batchnorm import reestimate
 from compress.models.checkpoint import load_checkpoint, save_checkpoint

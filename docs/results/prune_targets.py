@@ -21,7 +21,7 @@ import torch
 import torch_pruning as tp
 from torch import nn
 
-from bench.alignment import misaligned_convs
+from bench.alignment.convs import misaligned_convs
 from compress.models.checkpoint import load_checkpoint, save_checkpoint
 from compress.models.evaluate import evaluate
 from compress.models.exportable import exportable

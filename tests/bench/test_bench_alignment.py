@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto
 
-from bench.alignment import (
+from bench.alignment.convs import (
     BOX_BINS,
     HEAD,
     IMAGE,

@@ -8,9 +8,9 @@ import pytest
 from bench_graphs import Conv, save_chain
 
 from bench.errors import BenchError
-from bench.layer_times import LAYOUT, Slower, layer_of, layer_times, share_of, slower_layers
 from bench.loop import Minimum
-from bench.node_times import node_times
+from bench.profile.layer_times import LAYOUT, Slower, layer_of, layer_times, share_of, slower_layers
+from bench.profile.onnxruntime_times import node_times
 
 QUICK = Minimum(0.05, 11)
 

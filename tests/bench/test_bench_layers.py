@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import bench.layers
-from bench.conv_graph import DEPTHWISE, Geometry, conv_graph, conv_ms
-from bench.layers import ConvShape, Grid, LayerTable, load_table, measured_table
+import bench.conv_times.table
+from bench.conv_times.graph import DEPTHWISE, Geometry, conv_graph, conv_ms
+from bench.conv_times.table import ConvShape, Grid, LayerTable, load_table, measured_table
+from bench.devices.machine import read_machine
 from bench.loop import Minimum
-from bench.machine import read_machine
 
 POINTWISE = Geometry(kernel=1, stride=1, groups=1, height=16, width=16, silu=True)
 STRIDED = Geometry(kernel=3, stride=2, groups=1, height=16, width=16, silu=False)
@@ -126,7 +126,7 @@ def test_a_table_is_measured_once_and_then_extended(
     assert more.grids.keys() == {*first.grids, STRIDED}
     assert more.grids[wide.geometry] == first.grids[wide.geometry]
     assert load_table(tmp_path) == more
-    monkeypatch.setattr(bench.layers, "node_times", None)  # nothing left to measure
+    monkeypatch.setattr(bench.conv_times.table, "node_times", None)  # nothing left to measure
     assert measured_table([wide, ConvShape(STRIDED, 3, 16)], tmp_path, minimum=QUICK) == more
 
 
@@ -140,7 +140,7 @@ def test_tables_of_machines_runtimes_and_threads_live_side_by_side(
     assert found.grids.keys() == {STRIDED}
     assert found.step in {4, 8, 16}
     assert len({*paths, *tmp_path.iterdir()}) == 4
-    monkeypatch.setattr(bench.layers, "node_times", None)  # nothing is measured twice
+    monkeypatch.setattr(bench.conv_times.table, "node_times", None)  # nothing is measured twice
     for _ in range(2):
         again = measured_table([ConvShape(STRIDED, 3, 16)], tmp_path, threads=1)
         assert again == found

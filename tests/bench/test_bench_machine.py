@@ -11,10 +11,10 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
+from bench.devices.require import require_device
 
-from bench.devices import require_device
+from bench.devices.machine import Machine, read_machine
 from bench.errors import BenchError
-from bench.machine import Machine, read_machine
 from bench.noise import (
     CpuSeconds,
     Interference,

@@ -15,16 +15,17 @@ from typer.testing import CliRunner
 
 import bench.run
 from bench.errors import BenchError
-from bench.render import render
+from bench.results.text import render
 from bench.run import bench_files
 from bench.runtimes.onnxruntime_cpu import OnnxRuntimeCpu
 from bench.runtimes.openvino_cpu import OpenVinoCpu
+from bench.settings import Settings
 from compress.cli import app
 
 openvino = pytest.importorskip("openvino")
 
 STEM = [Conv("stem", 3, 8)]
-SHORT: dict[str, Any] = {"min_seconds": 0, "min_count": 1, "warmup_seconds": 0}
+SHORT = Settings(min_seconds=0, min_count=1, warmup_seconds=0, energy_seconds=0)
 
 
 @pytest.fixture
@@ -51,7 +52,7 @@ def test_runs_float_and_quantized_files(tmp_path: Path, quantized: bool) -> None
 
 def test_reads_an_ir_and_counts_its_weights(net: Path) -> None:
     path = save_ir(net)
-    [row] = bench_files([path], runtimes=["openvino"], **SHORT)["rows"]
+    [row] = bench_files([path], SHORT, runtimes=["openvino"])["rows"]
     weights = path.with_suffix(".bin").read_bytes()
     assert row["bytes"] == path.stat().st_size + len(weights)
     assert row["sha256"] == hashlib.sha256(path.read_bytes() + weights).hexdigest()
@@ -124,7 +125,7 @@ def test_without_openvino_the_message_holds_the_command(
 
 
 def test_one_file_in_two_runtimes_is_one_table(net: Path) -> None:
-    result = bench_files([net, net], runtimes=["onnxruntime", "openvino"], **SHORT)
+    result = bench_files([net, net], SHORT, runtimes=["onnxruntime", "openvino"])
     assert [row["label"] for row in result["rows"]] == ["net", "net@openvino"]
     text = render(result)
     for row in result["rows"]:

@@ -8,7 +8,7 @@ import pytest
 from bench_graphs import Conv, save_chain
 from typer.testing import CliRunner
 
-from bench.profiles import ALIGNMENTS, alignment_document, alignment_of
+from bench.alignment.profiles import ALIGNMENTS, alignment_document, alignment_of
 from compress.cli import app
 from compress.recipe.schema import BenchStage
 
@@ -35,7 +35,7 @@ def test_what_is_no_guess_has_a_source() -> None:
 def test_the_document_is_that_of_the_table() -> None:
     document = ROOT / "docs" / "alignment.md"
     assert document.read_text() == alignment_document(), (
-        "write it anew: python -m bench.profiles > docs/alignment.md"
+        "write it anew: python -m bench.alignment.profiles > docs/alignment.md"
     )
 
 

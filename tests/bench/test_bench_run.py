@@ -15,8 +15,9 @@ from bench_graphs import Conv, save_chain
 
 import bench.run
 from bench.errors import BenchAlignmentError, BenchError
-from bench.render import render
+from bench.results.text import render
 from bench.run import bench_files
+from bench.settings import Settings
 
 LARGE = [Conv("stem", 3, 256), Conv("body", 256, 256), Conv("last", 256, 8)]
 SMALL = [Conv("stem", 3, 8), Conv("last", 8, 8)]
@@ -42,7 +43,7 @@ def fix_times(monkeypatch: pytest.MonkeyPatch, times: Mapping[str, list[int]]) -
 
 def test_real_files_end_to_end(files: list[Path]) -> None:
     steps: list[int] = []
-    result = bench_files(files, min_seconds=0.1, min_count=70, progress=steps.append)
+    result = bench_files(files, Settings(min_seconds=0.1, min_count=70), progress=steps.append)
     base, small = result["rows"]
     assert [base["label"], small["label"]] == ["base", "small"]
     for row, path in zip(result["rows"], files, strict=True):
@@ -81,7 +82,7 @@ def test_numbers_follow_from_the_samples(
 def test_images_per_second_count_the_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = save_chain(tmp_path / "net.onnx", SMALL, shape=("batch", 3, 8, 8))
     fix_times(monkeypatch, {"net": [2_000_000] * 64})
-    result = bench_files([path], shape=(4, 3, 8, 8))
+    result = bench_files([path], Settings(shape=[4, 3, 8, 8]))
     assert result["rows"][0]["fps"] == 2000.0
     assert result["rows"][0]["input"] == [4, 3, 8, 8]
 
@@ -117,18 +118,20 @@ def test_ragged_channels_are_refused_before_anything_runs(
     ]
     monkeypatch.setattr(bench.run, "measure", lambda *_, **__: pytest.fail("measured"))
     with pytest.raises(BenchAlignmentError, match="stem") as caught:
-        bench_files(paths, align=8)
+        bench_files(paths, Settings(align=8))
     assert caught.value.exit_code == 3
     assert list(caught.value.misaligned) == ["base"]
     monkeypatch.undo()
-    result = bench_files(paths, align=8, align_labels=["pruned"], min_seconds=0, min_count=1)
+    result = bench_files(
+        paths, Settings(align=8, min_seconds=0, min_count=1), align_labels=["pruned"]
+    )
     assert len(result["rows"]) == 2
     with pytest.raises(BenchError, match="prunned"):
-        bench_files(paths, align=8, align_labels=["prunned"])
+        bench_files(paths, Settings(align=8), align_labels=["prunned"])
 
 
 def test_a_median_always_has_its_samples(files: list[Path]) -> None:
-    result = bench_files(files, min_seconds=0, min_count=1, warmup_seconds=0)
+    result = bench_files(files, Settings(min_seconds=0, min_count=1, warmup_seconds=0))
     assert all(row["latency_ms"]["count"] == 11 for row in result["rows"])
 
 
@@ -139,17 +142,25 @@ def test_a_median_always_has_its_samples(files: list[Path]) -> None:
         ({"min_seconds": -1.0}, "'min_seconds' is -1.0"),
         ({"min_count": 0}, "'min_count' is 0"),
         ({"align": 0}, "'align' is 0"),
-        ({"labels": ["one"]}, "2 files but 1 labels"),
-        ({"labels": ["same", "same"]}, r"called \['same'\]"),
-        ({"device": "jetson"}, "not implemented yet"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(
     files: list[Path], settings: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(BenchError, match=message) as caught:
-        bench_files(files, **settings)
+        bench_files(files, Settings(**settings))
     assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [(["one"], "2 files but 1 labels"), (["same", "same"], r"called \['same'\]")],
+)
+def test_labels_that_do_not_fit_are_refused(
+    files: list[Path], labels: list[str], message: str
+) -> None:
+    with pytest.raises(BenchError, match=message):
+        bench_files(files, labels=labels)
 
 
 def test_no_file_is_refused() -> None:

@@ -15,7 +15,7 @@ from ultralytics.nn.tasks import (
     SegmentationModel,
 )
 
-from bench.alignment import BOX_BINS, HEAD, IMAGE, conv_sides, misaligned_convs
+from bench.alignment.convs import BOX_BINS, HEAD, IMAGE, conv_sides, misaligned_convs
 from export.float_onnx import export_float
 
 IMGSZ = 64

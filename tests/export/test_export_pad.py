@@ -11,7 +11,7 @@ from export_nets import Exported
 from onnx import TensorProto, helper, numpy_helper
 from small_nets import IMGSZ
 
-from bench.alignment import HEAD, conv_sides
+from bench.alignment.convs import HEAD, conv_sides
 from export.dialects import write_dialect
 from export.pad import pad_file, pad_outputs
 from export.parity import run_onnx

@@ -16,9 +16,9 @@ from torch import nn
 from ultralytics.nn.modules import RepConv
 from ultralytics.nn.modules.block import RepVGGDW
 
-from bench.conv_graph import DEPTHWISE, Geometry
-from bench.layer_times import layer_of
-from bench.layers import ConvShape, Grid, LayerTable
+from bench.conv_times.graph import DEPTHWISE, Geometry
+from bench.conv_times.table import ConvShape, Grid, LayerTable
+from bench.profile.layer_times import layer_of
 from compress.errors import CompressError
 from compress.models.exportable import exportable
 from compress.prune.cost import conv_channels

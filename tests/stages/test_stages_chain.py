@@ -11,7 +11,7 @@ from stage_chain import ALIGN, Chain, sha256
 from torch import nn
 from ultralytics import YOLO
 
-from bench.alignment import conv_sides, misaligned_convs
+from bench.alignment.convs import conv_sides, misaligned_convs
 from compress.models.checkpoint import class_names, foreign_names, load_checkpoint
 from compress.models.exportable import fused_copy
 from compress.models.inspect import conv_widths, count_macs, count_params, dfl_convs, head_outputs

@@ -8,7 +8,7 @@ from small_nets import settled_net
 from stage_chain import artifact, run_stage
 from torch import Tensor
 
-from bench.alignment import HEAD, conv_sides
+from bench.alignment.convs import HEAD, conv_sides
 from compress.data.dataset import DataSet
 from compress.models.checkpoint import save_checkpoint
 

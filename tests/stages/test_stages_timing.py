@@ -13,9 +13,9 @@ from small_nets import IMGSZ, NAMES, write_net_yaml
 from torch import nn
 
 import compress.stages.timing
-from bench.layer_times import Slower
-from bench.layers import ConvShape, load_table, measured_table
+from bench.conv_times.table import ConvShape, load_table, measured_table
 from bench.loop import Minimum
+from bench.profile.layer_times import Slower
 from compress.models.build import build_model
 from compress.models.tasks import TASKS
 from compress.progress import ConsoleProgress

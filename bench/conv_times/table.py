@@ -15,10 +15,10 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from bench.conv_graph import Geometry, conv_graph, conv_ms
+from bench.conv_times.graph import Geometry, conv_graph, conv_ms
+from bench.devices.machine import read_machine
 from bench.loop import Minimum, ProgressCallback
-from bench.machine import read_machine
-from bench.node_times import node_times
+from bench.profile.onnxruntime_times import node_times
 
 SCHEMA = 1
 _FACTS = ("cpu", "onnxruntime", "threads", "step")

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bench.result import BenchResult, Row
+from bench.results.schema import BenchResult, Row
 from bench.statistics import PERCENTILES, samples_needed
 
 _WIDE = 1000

@@ -106,7 +106,7 @@ compress bench base.onnx pruned.onnx --align jetson-int8
 Exempt are what the task fixes: the image's 3 channels, the head's outputs and the DFL's bins. The
 export stage's `pad_outputs` fills the head's outputs up too, and cuts the filling off again.
 
-This file is written by `python -m bench.profiles > docs/alignment.md`.
+This file is written by `python -m bench.alignment.profiles > docs/alignment.md`.
 
 | name | multiple | why | source | confirmed |
 |-|-|-|-|-|"""

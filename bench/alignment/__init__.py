@@ -1,0 +1,1 @@
+"""Channel counts that a device wants, checked on the artifact itself."""

@@ -1,0 +1,1 @@
+"""Times of single convolutions, measured once for a machine."""

@@ -1,0 +1,1 @@
+"""CUDA without PyTorch: memory, streams, events, graphs."""

@@ -1,0 +1,1 @@
+"""How long each layer takes, and which PyTorch module it belongs to."""

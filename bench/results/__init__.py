@@ -1,0 +1,1 @@
+"""What a run says: its JSON, and the texts, pages and comparisons made of it."""
