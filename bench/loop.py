@@ -8,9 +8,11 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-Clock = Callable[[], int]
-ProgressCallback = Callable[[int], None]
+if TYPE_CHECKING:
+    Clock = Callable[[], int]
+    ProgressCallback = Callable[[int], None]
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench.alignment.check import require_alignment
 from bench.devices.base import Device, Look
@@ -18,8 +18,9 @@ from bench.energy import measure_energy
 from bench.entries import Entry, Loader, entries_of
 from bench.errors import BenchStopped
 from bench.interrupt import stop_at_interrupt
-from bench.loop import Minimum, ProgressCallback, measure
+from bench.loop import Minimum, measure
 from bench.noise import Interference, interference_between, likely_cause, read_cpu_seconds
+from bench.portions import Portions
 from bench.results.schema import (
     SCHEMA,
     BenchResult,
@@ -34,8 +35,11 @@ from bench.settings import Settings
 from bench.statistics import CV_LIMIT, latency_of, median_ratio, samples_needed, summarise
 from bench.throughput import measure_throughput
 
+if TYPE_CHECKING:
+    from bench.loop import ProgressCallback
+
 _WARMUP_ROUNDS = 3
-_PartSamples = dict[str, list[int]]
+_LOOP = ""  # no file is called so
 
 
 @dataclass
@@ -43,7 +47,7 @@ class _Timed:
     """What the interleaved loop gave."""
 
     samples: dict[str, list[int]]
-    parts: dict[str, _PartSamples]
+    parts: dict[str, dict[str, list[int]]]
     interference: Interference
     before: dict[str, Any]
     after: dict[str, Any]
@@ -79,7 +83,7 @@ def bench_files(
             ``@openvino``, say, stands where it is not ONNX Runtime that runs them.
         align_labels: the labels that ``settings.align`` holds for; None for all.
         loaders: further runtimes by name.
-        progress: is told each new percent points of the loop, 100 in all.
+        progress: is told each new percent points of the whole, 100 in all.
 
     Returns:
         The result; its ``complete`` is False where a signal ended it before its time.
@@ -99,19 +103,32 @@ def bench_files(
             label: stack.enter_context(entry.ready(settings)) for label, entry in files.items()
         }
         stopped = stack.enter_context(stop_at_interrupt())
-        timed = _timed(opened, device, settings, progress, stopped)
-        extras = _extras(files, opened, device, settings, stopped)
+        portions = Portions(_seconds(opened, device, settings), progress)
+        timed = _timed(opened, device, settings, portions.of(_LOOP), stopped)
+        extras = _extras(files, opened, device, settings, portions, stopped)
         return _result(files, opened, device, settings, timed, extras, complete=not stopped())
+
+
+def _seconds(
+    runtimes: Mapping[str, Runtime], device: Device, settings: Settings
+) -> dict[str, float]:
+    """About how long each part will take; by label what is measured of each file alone."""
+    alone = settings.stream_seconds if settings.streams else 0.0
+    if settings.images is not None:
+        alone += settings.min_seconds / 2
+    if settings.energy_seconds and device.power_meter() is not None:
+        alone += settings.energy_seconds
+    return {_LOOP: settings.min_seconds, **dict.fromkeys(runtimes, alone)}
 
 
 def _timed(
     runtimes: Mapping[str, Runtime],
     device: Device,
     settings: Settings,
-    progress: ProgressCallback | None,
+    progress: ProgressCallback,
     stopped: Callable[[], bool],
 ) -> _Timed:
-    parts: dict[str, _PartSamples] = {label: {} for label in runtimes}
+    parts: dict[str, dict[str, list[int]]] = {label: {} for label in runtimes}
 
     def keep_parts(label: str) -> None:
         for part, spent in runtimes[label].parts_ns().items():
@@ -138,9 +155,10 @@ def _extras(
     runtimes: Mapping[str, Runtime],
     device: Device,
     settings: Settings,
+    portions: Portions,
     stopped: Callable[[], bool],
 ) -> _Extras:
-    """Each kind for all files in turn; what was asked for but not reached stays empty."""
+    """All kinds, file by file; what was asked for but not reached stays empty."""
     extras, meter = _Extras(), device.power_meter()
     idle = None
     for label, runtime in runtimes.items():
@@ -153,6 +171,7 @@ def _extras(
             extras.energy[label], idle = energy, energy["idle_watts"]
         if settings.streams and not stopped():
             extras.throughput[label] = measure_throughput(files[label], settings, stopped)
+        portions.of(label)(100)
     return extras
 
 

@@ -5,19 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bench.results.schema import Latency
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Series = Sequence[int] | NDArray[np.int64]
 
 PERCENTILES = (50, 90, 99)
 CV_LIMIT = 0.025
 _NS_PER_MS = 1e6
 _CONFIDENCE = 0.99
 _RESAMPLES = 1000
-
-Series = Sequence[int] | NDArray[np.int64]
 
 
 @dataclass(frozen=True)

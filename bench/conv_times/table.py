@@ -13,12 +13,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench.conv_times.graph import Geometry, conv_graph, conv_ms
 from bench.devices.machine import read_machine
-from bench.loop import Minimum, ProgressCallback
+from bench.loop import Minimum
 from bench.profile.onnxruntime_times import node_times
+
+if TYPE_CHECKING:
+    from bench.loop import ProgressCallback
+
+    _Axes = tuple[tuple[int, ...], tuple[int, ...]]
 
 SCHEMA = 1
 _FACTS = ("cpu", "onnxruntime", "threads", "step")
@@ -160,9 +165,6 @@ def measured_table(
     table = replace(known, grids={**known.grids, **grids})
     table.save(folder)
     return table
-
-
-_Axes = tuple[tuple[int, ...], tuple[int, ...]]
 
 
 def _axes(shapes: Iterable[ConvShape], known: LayerTable) -> dict[Geometry, _Axes]:

@@ -15,6 +15,7 @@ from bench_graphs import Conv, save_chain
 
 import bench.run
 from bench.errors import BenchAlignmentError, BenchError
+from bench.results.schema import SCHEMA
 from bench.results.text import render
 from bench.run import bench_files
 from bench.settings import Settings
@@ -59,7 +60,8 @@ def test_real_files_end_to_end(files: list[Path]) -> None:
     assert small["speedup_ci"][0] <= small["speedup"] <= small["speedup_ci"][1]
     assert sum(steps) == 100
     assert json.loads(json.dumps(result)) == result
-    assert result["schema"] == 1
+    assert result["schema"] == SCHEMA
+    assert result["complete"]
     assert result["settings"]["min_count"] == 70
 
 
