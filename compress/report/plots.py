@@ -39,19 +39,23 @@ def accuracy_over_latency(graphs: Sequence[Graph], result: Graph | None) -> str:
         axes.set_xlim(left=0)
         axes.set_xlabel("median latency, ms")
         axes.set_title("mAP50-95 (val) of the exported files")
+        figure.draw_without_rendering()  # places the axes, so that pixels are known
         _label_points(axes, places, chosen)
         return svg(figure)
 
 
 def _label_points(axes: Axes, places: Mapping[str, tuple[float, float]], chosen: str) -> None:
-    """A name beside each point, where it covers neither a point nor another name."""
+    """A name beside each point, inside the plot, where it covers neither point nor name."""
+    bottom, top = axes.bbox.y0, axes.bbox.y1
     pixels = {name: axes.transData.transform(place) for name, place in places.items()}
     taken = [_Area(x, y, 7, 7) for x, y in pixels.values()]
     for name, (x, y) in pixels.items():
         free = [
             (dx, dy)
             for dx, dy in _OFFSETS
-            if not any(_Area(x + dx, y + dy, 3.2 * len(name), 7).meets(area) for area in taken)
+            if bottom < y + dy - 7
+            and y + dy + 7 < top
+            and not any(_Area(x + dx, y + dy, 3.2 * len(name), 7).meets(area) for area in taken)
         ]
         dx, dy = (free or _OFFSETS)[0]
         taken.append(_Area(x + dx, y + dy, 3.2 * len(name), 7))
