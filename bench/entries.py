@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from bench.errors import BenchError
 from bench.runtimes.base import Runtime
@@ -14,9 +15,29 @@ from bench.settings import Settings
 
 ONNXRUNTIME, OPENVINO, TENSORRT, TORCH = "onnxruntime", "openvino", "tensorrt", "torch"
 ONNXRUNTIME_TENSORRT = "onnxruntime-tensorrt"
+CPU, GPUS = "cpu", ("cuda", "jetson")
 # by suffix: what runs a file where nobody says
-_USUAL = {".onnx": ONNXRUNTIME, ".xml": OPENVINO, ".engine": TENSORRT, ".torchscript": TORCH}
-Loader = Callable[[Path, Settings], Runtime]
+_USUAL = {
+    ".onnx": ONNXRUNTIME,
+    ".xml": OPENVINO,
+    ".engine": TENSORRT,
+    ".torchscript": TORCH,
+    ".pt": TORCH,
+}
+_DEVICES = {
+    ONNXRUNTIME: (CPU, *GPUS),
+    ONNXRUNTIME_TENSORRT: GPUS,
+    OPENVINO: (CPU,),
+    TENSORRT: GPUS,
+    TORCH: (CPU, *GPUS),
+}
+
+
+class Loader(Protocol):
+    """What puts a file into a runtime, to be entered."""
+
+    def __call__(self, path: Path, settings: Settings, /) -> Runtime:
+        """Nothing is read before the runtime is entered."""
 
 
 @dataclass(frozen=True)
@@ -68,12 +89,17 @@ def usual_runtime(path: Path, device: str) -> str:
     """What runs ``path`` on ``device`` where nobody says.
 
     Raises:
-        BenchError: nothing reads such a file.
+        BenchError: nothing reads such a file, or it is not what one runs on ``device``.
     """
     runtime = _USUAL.get(path.suffix)
     if runtime is None:
         known = ", ".join(_USUAL)
         raise BenchError(f"'{path}': the bench reads {known}. Export it first.")
+    if runtime == ONNXRUNTIME and device == "jetson":
+        raise BenchError(
+            f"'{path}': on a Jetson the GPU runs engines. Build one first: compress engine {path}; "
+            "or measure it with --runtime onnxruntime, if ONNX Runtime's GPU build is there."
+        )
     return runtime
 
 
@@ -87,7 +113,8 @@ def entries_of(
     """The artifacts by label; see ``bench.run.bench_files``.
 
     Raises:
-        BenchError: no file, a runtime that is not known, or labels that do not fit.
+        BenchError: no file, a runtime that is not known or does not fit the device or the file, or
+            labels that do not fit.
     """
     if not paths:
         raise BenchError("No file to measure: name at least one .onnx file.")
@@ -101,6 +128,8 @@ def entries_of(
         raise BenchError(f"Runtime '{unknown[0]}' is not known; known are {', '.join(known)}.")
     if len(chosen) != len(paths):
         raise BenchError(f"{len(paths)} files but {len(chosen)} runtimes: give one runtime a file.")
+    for path, runtime in zip(paths, chosen):
+        _check(path, runtime, settings.device, own_loader=runtime in (loaders or {}))
     entries = [Entry(path, runtime, known[runtime]) for path, runtime in zip(paths, chosen)]
     own_names = [label_of(entry.path.stem, entry.runtime) for entry in entries]
     names = own_names if labels is None else list(labels)
@@ -112,10 +141,38 @@ def entries_of(
     return dict(zip(names, entries))
 
 
-def _onnxruntime(path: Path, settings: Settings) -> Runtime:
-    from bench.runtimes.onnxruntime_cpu import OnnxRuntimeCpu
+def _check(path: Path, runtime: str, device: str, own_loader: bool) -> None:
+    """Refuse what cannot run on the device, and what only ``compress`` can load."""
+    devices = _DEVICES.get(runtime, ())
+    if devices and device not in devices:
+        raise BenchError(
+            f"'{path}': {runtime} does not run on --device {device}, but on {' or '.join(devices)}."
+        )
+    if path.suffix == ".pt" and runtime == TORCH and not own_loader:
+        raise BenchError(
+            f"'{path}': a .pt is measured by compress bench where PyTorch is installed: pip "
+            "install 'yolo-compress[train]'. On a board measure what it was exported to."
+        )
 
-    return OnnxRuntimeCpu(path, settings.threads, settings.shape, settings.seed)
+
+def _onnxruntime(path: Path, settings: Settings) -> Runtime:
+    from bench.runtimes.onnxruntime_providers import CPU as ON_CPU
+    from bench.runtimes.onnxruntime_providers import CUDA
+
+    return _in_provider(path, settings, CUDA if settings.device in GPUS else ON_CPU)
+
+
+def _onnxruntime_tensorrt(path: Path, settings: Settings) -> Runtime:
+    from bench.runtimes.onnxruntime_providers import TENSORRT as PROVIDER
+
+    return _in_provider(path, settings, PROVIDER)
+
+
+def _in_provider(path: Path, settings: Settings, provider: str) -> Runtime:
+    from bench.runtimes.onnxruntime import OnnxRuntime
+
+    threads, shape, seed = settings.threads, settings.shape, settings.seed
+    return OnnxRuntime(path, threads, shape, seed, provider, settings.index)
 
 
 def _openvino(path: Path, settings: Settings) -> Runtime:
@@ -124,4 +181,24 @@ def _openvino(path: Path, settings: Settings) -> Runtime:
     return OpenVinoCpu(path, settings.threads, settings.shape, settings.seed)
 
 
-_LOADERS: Mapping[str, Loader] = {ONNXRUNTIME: _onnxruntime, OPENVINO: _openvino}
+def _tensorrt(path: Path, settings: Settings) -> Runtime:
+    from bench.runtimes.tensorrt_engine import TensorRtEngine
+
+    shape, seed, index = settings.shape, settings.seed, settings.index
+    return TensorRtEngine(path, shape, seed, index, settings.cuda_graph)
+
+
+def _torchscript(path: Path, settings: Settings) -> Runtime:
+    from bench.runtimes.torch_module import TorchModule
+
+    gpu = settings.index if settings.device in GPUS else None
+    return TorchModule(path, settings.threads, settings.shape, settings.seed, gpu)
+
+
+_LOADERS: Mapping[str, Loader] = {
+    ONNXRUNTIME: _onnxruntime,
+    ONNXRUNTIME_TENSORRT: _onnxruntime_tensorrt,
+    OPENVINO: _openvino,
+    TENSORRT: _tensorrt,
+    TORCH: _torchscript,
+}

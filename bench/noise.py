@@ -2,50 +2,60 @@
 
 from __future__ import annotations
 
+import os
+import re
 import time
 from dataclasses import dataclass
-
-import psutil
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bench.devices.machine import Machine
-from bench.statistics import Series, percentile
+from bench.devices.sysfs import read_text
+from bench.statistics import percentile
 
-_BUSY = ("user", "nice", "system", "irq", "softirq")
+if TYPE_CHECKING:
+    from bench.statistics import Series
+
 _NOTICEABLE_CORES = 0.1
 _NOTICEABLE_STEAL = 0.01
 
 
 @dataclass(frozen=True)
 class CpuSeconds:
-    """CPU seconds spent up to now: by this process, by all, and by the host's other guests."""
+    """CPU seconds spent up to now: by this process, by all, and by the host's other guests.
+
+    None where the system does not tell, as only Linux does.
+    """
 
     wall: float
     own: float
-    busy: float
-    stolen: float
+    busy: float | None
+    stolen: float | None
 
 
 @dataclass(frozen=True)
 class Interference:
-    """Cores (1.0 = one whole core) that were not ours while a measurement ran."""
+    """Cores (1.0 = one whole core) that were not ours while a measurement ran; None: unknown."""
 
-    other_cores: float
-    stolen_cores: float
+    other_cores: float | None
+    stolen_cores: float | None
 
 
-def read_cpu_seconds() -> CpuSeconds:
-    """Read the counters of this moment."""
-    times = psutil.cpu_times()
-    return CpuSeconds(
-        wall=time.perf_counter(),
-        own=time.process_time(),
-        busy=sum(getattr(times, kind, 0.0) for kind in _BUSY),
-        stolen=getattr(times, "steal", 0.0),
-    )
+def read_cpu_seconds(root: Path = Path("/")) -> CpuSeconds:
+    """Read the counters of this moment; ``root`` is where ``proc`` lies."""
+    wall, own = time.perf_counter(), time.process_time()
+    found = re.match(r"cpu +([\d ]+)", read_text(root / "proc/stat") or "")
+    if not found:
+        return CpuSeconds(wall, own, busy=None, stolen=None)
+    ticks = [int(count) / os.sysconf("SC_CLK_TCK") for count in found[1].split()]
+    user, nice, system, _idle, _iowait, irq, softirq, stolen = (*ticks, *[0.0] * 8)[:8]
+    return CpuSeconds(wall, own, busy=user + nice + system + irq + softirq, stolen=stolen)
 
 
 def interference_between(before: CpuSeconds, after: CpuSeconds) -> Interference:
     """What others took of the machine between two readings."""
+    if before.busy is None or after.busy is None or before.stolen is None or after.stolen is None:
+        return Interference(other_cores=None, stolen_cores=None)
     wall = max(after.wall - before.wall, 1e-9)
     others = (after.busy - before.busy) - (after.own - before.own)
     return Interference(
@@ -60,12 +70,12 @@ def likely_cause(
     """Why ``samples`` vary, and what to do about it, as one clause. Measured causes come first."""
     if threads > machine.usable_cores:
         return f"{threads} threads share {machine.usable_cores} cores: lower the threads"
-    if interference.other_cores > _NOTICEABLE_CORES:
+    if (interference.other_cores or 0.0) > _NOTICEABLE_CORES:
         return (
             f"other processes used {interference.other_cores:.1f} of {machine.logical_cores} cores "
             "meanwhile: stop them"
         )
-    if interference.stolen_cores > _NOTICEABLE_STEAL:
+    if (interference.stolen_cores or 0.0) > _NOTICEABLE_STEAL:
         return (
             f"the host took {interference.stolen_cores:.2f} cores from this virtual machine: "
             "measure on a machine of your own"

@@ -7,7 +7,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+from bench.errors import BenchError
+
+if TYPE_CHECKING:
+    ReadWatts = Callable[[], float | None]
+
+_PATIENCE = 2.0
 
 
 @dataclass
@@ -35,7 +42,11 @@ class PowerMeter(Protocol):
         """How long its readings lag behind the load."""
 
     def measured(self) -> AbstractContextManager[Reading]:
-        """Meter what is drawn inside the block."""
+        """Meter what is drawn inside the block.
+
+        Raises:
+            BenchError: as the block ends, if the meter gave nothing.
+        """
 
 
 @dataclass(frozen=True)
@@ -53,40 +64,59 @@ class CounterMeter:
         reading, began, before = Reading(), time.perf_counter(), self.read_joules()
         yield reading
         drawn = self.read_joules() - before
-        if drawn < 0 and self.wraps_at is not None:
+        while drawn < 0 and self.wraps_at:  # a sum of several counters wraps once for each
             drawn += self.wraps_at
         reading.joules, reading.seconds = drawn, time.perf_counter() - began
 
 
 @dataclass(frozen=True)
 class SampledMeter:
-    """Watts, read every ``interval`` seconds from a thread and added up (trapezoids)."""
+    """Watts, read every ``interval`` seconds from a thread (trapezoids).
+
+    ``source`` opens what is read; a reading of None is one that failed, and is left out.
+    """
 
     scope: str
-    read_watts: Callable[[], float]
+    source: Callable[[], AbstractContextManager[ReadWatts]]
     interval: float = 0.1
     settle_seconds: float = 1.0
 
     @contextmanager
     def measured(self) -> Iterator[Reading]:
-        """Integral of the readings over the time of the block."""
-        reading, ended = Reading(), threading.Event()
-        points = [(time.perf_counter(), self.read_watts())]
+        """The mean of the readings over the time of the block."""
+        with self.source() as read_watts:
+            points: list[tuple[float, float]] = []
+            reading, ended, began = Reading(), threading.Event(), time.perf_counter()
 
-        def read_on() -> None:
-            while not ended.wait(self.interval):
-                points.append((time.perf_counter(), self.read_watts()))
+            def take() -> None:
+                watts = read_watts()
+                if watts is not None:
+                    points.append((time.perf_counter(), watts))
 
-        thread = threading.Thread(target=read_on, daemon=True)
-        thread.start()
-        try:
-            yield reading
-        finally:
-            ended.set()
-            thread.join()
-        points.append((time.perf_counter(), self.read_watts()))
-        reading.seconds = points[-1][0] - points[0][0]
-        reading.joules = sum(
-            (after - before) * (first + second) / 2
-            for (before, first), (after, second) in zip(points, points[1:])
-        )
+            def read_on() -> None:
+                while not ended.wait(self.interval):
+                    take()
+
+            take()
+            thread = threading.Thread(target=read_on, daemon=True)
+            thread.start()
+            try:
+                yield reading
+            finally:
+                ended.set()
+                thread.join(_PATIENCE)
+            take()
+            reading.seconds = time.perf_counter() - began
+        if not points:
+            raise BenchError(f"The power meter ({self.scope}) gave no readings.")
+        reading.joules = _mean(points) * reading.seconds
+
+
+def _mean(points: list[tuple[float, float]]) -> float:
+    """Mean over time of (time, value) pairs, of which there is at least one."""
+    area = sum(
+        (after - before) * (first + second) / 2
+        for (before, first), (after, second) in zip(points, points[1:])
+    )
+    time_span = points[-1][0] - points[0][0]
+    return area / time_span if time_span > 0 else points[0][1]

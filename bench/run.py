@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.alignment.check import require_alignment
-from bench.devices.base import Device, Look
 from bench.devices.choose import device_of
 from bench.devices.machine import Machine, read_machine
 from bench.end_to_end import measure_end_to_end
@@ -36,6 +35,7 @@ from bench.statistics import CV_LIMIT, latency_of, median_ratio, samples_needed,
 from bench.throughput import measure_throughput
 
 if TYPE_CHECKING:
+    from bench.devices.base import Device, Look
     from bench.loop import ProgressCallback
 
 _WARMUP_ROUNDS = 3

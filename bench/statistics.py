@@ -21,6 +21,7 @@ CV_LIMIT = 0.025
 _NS_PER_MS = 1e6
 _CONFIDENCE = 0.99
 _RESAMPLES = 1000
+_AT_ONCE = 50  # resamples: all of them would fill a board's memory
 
 
 @dataclass(frozen=True)
@@ -103,21 +104,38 @@ def median_ratio(base: Series, other: Series, *, seed: int = 0, confidence: floa
     bootstrap therefore draws rounds, not samples, which keeps what slowed both at once, and draws
     them in blocks, because a slow spell lasts for several rounds.
     """
-    first = np.asarray(base, dtype=np.int64)
-    second = np.asarray(other, dtype=np.int64)
-    generator = np.random.default_rng(seed)
-    ratios = [
-        percentile(first[rounds], 50) / percentile(second[rounds], 50)
-        for rounds in (_draw_rounds(len(first), generator) for _ in range(_RESAMPLES))
-    ]
+    drawn = drawn_medians(base, other, seed=seed)
+    low, high = interval(drawn[:, 0] / drawn[:, 1], confidence)
+    return Ratio(percentile(base, 50) / percentile(other, 50), low, high)
+
+
+def drawn_medians(*series: Series, seed: int) -> NDArray[np.float64]:
+    """Medians of series of one interleaved run as they might have come out too.
+
+    Returns:
+        (1000, number of series): a row for each draw of rounds, the same rounds for all series.
+    """
+    arrays = [np.asarray(each, dtype=np.int64) for each in series]
+    count, generator = len(arrays[0]), np.random.default_rng(seed)
+    middle = -(-count // 2) - 1  # of the sorted samples, as ``percentile`` has it
+    drawn = []
+    for _ in range(_RESAMPLES // _AT_ONCE):
+        rounds = _draw_rounds(count, _AT_ONCE, generator)
+        drawn.append([np.partition(each[rounds], middle, axis=1)[:, middle] for each in arrays])
+    medians: NDArray[np.float64] = np.concatenate(drawn, axis=1).T.astype(np.float64)
+    return medians
+
+
+def interval(drawn: NDArray[np.float64], confidence: float = 0.95) -> tuple[float, float]:
+    """Where the middle ``confidence`` of the values lie."""
     tail = (1 - confidence) / 2
-    low, high = np.quantile(ratios, (tail, 1 - tail))
-    return Ratio(percentile(first, 50) / percentile(second, 50), float(low), float(high))
+    low, high = np.quantile(drawn, (tail, 1 - tail))
+    return float(low), float(high)
 
 
-def _draw_rounds(count: int, generator: np.random.Generator) -> NDArray[np.int64]:
-    """Indices of ``count`` rounds: blocks of consecutive ones, drawn with replacement."""
+def _draw_rounds(count: int, draws: int, generator: np.random.Generator) -> NDArray[np.int64]:
+    """Indices (draws, count) of rounds: blocks of consecutive ones, drawn with replacement."""
     length = math.isqrt(count)
-    starts = generator.integers(0, count, size=-(-count // length))
-    rounds: NDArray[np.int64] = (starts[:, None] + np.arange(length)).ravel()[:count] % count
+    starts = generator.integers(0, count, size=(draws, -(-count // length), 1))
+    rounds: NDArray[np.int64] = (starts + np.arange(length)).reshape(draws, -1)[:, :count] % count
     return rounds

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-import shutil
+import re
 from collections.abc import Iterator, Mapping
+from ctypes.util import find_library
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from bench.devices.commands import find_command
+from bench.devices.l4t import read_board
+from bench.devices.machine import read_machine
+from bench.devices.sysfs import read_text
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -27,6 +33,7 @@ EXTRAS: Mapping[str, Mapping[str, str]] = {
     },
     "openvino": {"openvino": "openvino"},
     "tensorrt": {"tensorrt": "tensorrt", "pycuda": "pycuda"},
+    "cuda": {"nvidia-ml-py": "pynvml"},
     "dev": {
         "pytest": "pytest",
         "pytest-timeout": "pytest_timeout",
@@ -67,7 +74,7 @@ def extra_of(module: str) -> str:
 def examine(root: Path = Path("/")) -> list[Check]:
     """Look at everything, importing none of it. ``root`` is where ``proc`` and ``etc`` lie."""
     base = Check("base", "recipe, plan", {name: _version(name) for name in _BASE}, {})
-    return [base, *map(_extra, EXTRAS), _cpu(), _cuda(root), _jetson(root)]
+    return [base, *map(_extra, EXTRAS), _cpu(root), _cuda(root), _jetson(root)]
 
 
 def table(checks: list[Check]) -> Table:
@@ -100,30 +107,48 @@ def _extra(name: str) -> Check:
     return Check("extra", name, have, lacks)
 
 
-def _cpu() -> Check:
+def _cpu(root: Path) -> Check:
+    machine = read_machine(root)
+    have = {machine.cpu: f"({machine.usable_cores} cores)"}
     lacks = {} if _is_here("onnxruntime") else {"onnxruntime": "pip install 'yolo-compress[train]'"}
-    return Check("device", "cpu", {}, lacks)
+    return Check("device", "cpu", have, lacks)
 
 
 def _cuda(root: Path) -> Check:
-    lacks = {}
-    if not (root / "proc/driver/nvidia/version").exists():
+    have, lacks = {}, {}
+    driver = read_text(root / "proc/driver/nvidia/version")
+    if driver is None:
         lacks["an NVIDIA GPU with its driver"] = "https://www.nvidia.com/drivers"
+    else:
+        found = re.search(r"\b\d+\.\d+(?:\.\d+)?\b", driver)
+        have["NVIDIA driver"] = found[0] if found else ""
     if _version("torch").endswith("+cpu"):
         lacks["torch built for CUDA"] = "https://pytorch.org/get-started/locally"
-    lacks |= _extra("tensorrt").lacks
-    return Check("device", "cuda", {}, lacks)
+    lacks |= _extra("cuda").lacks
+    if not _is_here("tensorrt"):
+        lacks["tensorrt"] = "pip install 'yolo-compress[tensorrt]'"
+    return Check("device", "cuda", have, lacks | _no_cuda_calls(root))
 
 
 def _jetson(root: Path) -> Check:
-    if not (root / "etc/nv_tegra_release").exists():
-        return Check("device", "jetson", {}, {"a Jetson": "run compress on the board"})
-    lacks = {tool: mend for tool, mend in _JETSON_TOOLS.items() if not shutil.which(tool)}
+    board = read_board(root)
+    if board is None:
+        mend = "run compress bench on the board, or --host user@jetson"
+        return Check("device", "jetson", {}, {"a Jetson": mend})
+    have = {board.module or board.model or "a Jetson": f"(L4T {board.l4t})"}
+    lacks = {tool: mend for tool, mend in _JETSON_TOOLS.items() if not find_command(tool)}
     if not _is_here("tensorrt"):
         lacks["tensorrt"] = _JETPACK_TENSORRT
-    if not _is_here("pycuda"):
-        lacks["pycuda"] = "pip install pycuda"
-    return Check("device", "jetson", {}, lacks)
+    return Check("device", "jetson", have, lacks | _no_cuda_calls(root))
+
+
+def _no_cuda_calls(root: Path) -> dict[str, str]:
+    """Engines are fed through PyCUDA, or else CUDA's own library."""
+    if _is_here("pycuda") or find_library("cudart"):
+        return {}
+    if any((root / "usr/local/cuda/lib64").glob("libcudart.so*")):
+        return {}
+    return {"pycuda or libcudart": "pip install pycuda"}
 
 
 def _is_here(module: str) -> bool:

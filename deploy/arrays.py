@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
-Image = NDArray[np.uint8]  # (H, W, 3), RGB
-Floats = NDArray[np.float32]
-Indices = NDArray[np.int64]
-Flags = NDArray[np.bool_]
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Image = NDArray[np.uint8]  # (H, W, 3), RGB
+    Floats = NDArray[np.float32]
+    Indices = NDArray[np.int64]
+    Flags = NDArray[np.bool_]
+else:  # NumPy before 1.20, which boards have, knows no types of arrays
+    Image = Floats = Indices = Flags = np.ndarray

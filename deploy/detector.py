@@ -12,8 +12,8 @@ from deploy.arrays import Floats, Image
 from deploy.decode import candidates_of, in_image, without_overlaps
 from deploy.detections import Detections
 from deploy.errors import DeployError
-from deploy.letterbox import Letterbox
 from deploy.manifest import Bundle, Postprocessing
+from deploy.processing import input_of, read_outputs
 
 _TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 # what a target's graphs are made for, best first; what is not installed is passed over
@@ -62,40 +62,18 @@ class Detector:
         Raises:
             DeployError: the net fails, or gives other outputs than the manifest says.
         """
-        before = self.bundle.preprocessing
-        place = Letterbox.fit(image.shape[:2], (before.height, before.width))
-        pixels = place.apply(image, before.pad).transpose(2, 0, 1)[None]
-        # a division gives the very numbers that training saw, a product with 1 / 255 does not
-        values = (pixels / np.float32(1 / before.scale)).astype(_TYPES[self._input.type])
-        output, prototypes = self._run(values)
+        values, place = input_of(image, self.bundle.preprocessing)
+        outputs = self._run(values.astype(_TYPES[self._input.type]))
+        output, prototypes = read_outputs(outputs, self._settings, str(self.bundle.model))
         found = without_overlaps(candidates_of(output, self._settings), self._settings)
         return in_image(found, prototypes, place, self._settings)
 
-    def _run(self, values: Floats) -> tuple[Floats, Floats | None]:
-        """The first output, and mask prototypes where the task has them."""
+    def _run(self, values: Floats) -> list[Any]:
         try:
-            outputs = self._session.run(None, {self._input.name: values})
+            outputs: list[Any] = self._session.run(None, {self._input.name: values})
         except Exception as error:  # onnxruntime's exceptions share no base of their own
             raise DeployError(f"'{self.bundle.model}' fails in ONNX Runtime: {error}") from error
-        outputs = [np.asarray(output, np.float32) for output in outputs]
-        prototypes = None
-        if self._settings.masks:
-            prototypes = next((output[0] for output in outputs if output.ndim == 4), None)
-        self._check(outputs[0], prototypes)
-        return outputs[0], prototypes
-
-    def _check(self, output: Floats, prototypes: Floats | None) -> None:
-        settings = self._settings
-        if settings.layout == "boxes":
-            width, expected = output.shape[-1], 6 + settings.extras
-        else:
-            width, expected = output.shape[1], 4 + settings.classes + settings.extras
-        masks = 0 if prototypes is None else len(prototypes)
-        if output.ndim != 3 or width != expected or masks != settings.masks:
-            raise DeployError(
-                f"'{self.bundle.model}' gives {list(output.shape)}, where the manifest says "
-                f"{expected} numbers a box and {settings.masks} masks. Make the bundle again"
-            )
+        return outputs
 
 
 def load_model(file: Path, target: str) -> Any:

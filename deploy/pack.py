@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from deploy.detector import Detector, load_model
 from deploy.errors import DeployError
-from deploy.manifest import (
-    MANIFEST,
-    SCHEMA,
-    TASKS,
-    Postprocessing,
-    Preprocessing,
-    read_bundle,
-    sha256_of,
-)
+from deploy.graph_facts import GraphFacts, Thresholds, graph_facts
+from deploy.manifest import MANIFEST, SCHEMA, read_bundle, sha256_of
 
 MODEL = "model.onnx"
 RANGES = "ranges.json"
 LABELS = "labels.txt"
 _RUNTIME = "deploy"
+_MAKING = (Path(__file__).name, "graph_facts.py")
 _SCRIPT = '''"""Find objects: python detect.py IMAGE_OR_FOLDER [--json] [--out FOLDER]."""
 
 import sys
@@ -34,15 +27,6 @@ from deploy.main import main
 
 sys.exit(main(Path(__file__).resolve().parent))
 '''
-
-
-@dataclass(frozen=True)
-class Thresholds:
-    """What counts as an object: least score, overlap limit (0 to 1), most boxes of an image."""
-
-    score: float = 0.25
-    iou: float = 0.7
-    max_boxes: int = 300
 
 
 def write_bundle(
@@ -78,87 +62,21 @@ def write_bundle(
     return [MANIFEST, *files]
 
 
-@dataclass(frozen=True)
-class _Facts:
-    """What the graph and its metadata say."""
-
-    labels: tuple[str, ...]
-    preprocessing: Preprocessing
-    postprocessing: Postprocessing
-    strides: tuple[int, ...]
-
-
-def _read_facts(model: Path, limits: Thresholds) -> _Facts:
+def _read_facts(model: Path, limits: Thresholds) -> GraphFacts:
     session = load_model(model, "")
     metadata = session.get_modelmeta().custom_metadata_map
     outputs = [list(output.shape) for output in session.get_outputs()]
     image = list(session.get_inputs()[0].shape)
     try:
-        labels = _labels(metadata["names"])
-        _check_shapes(metadata, image, outputs)
-        post = _postprocessing(metadata, outputs[0], len(labels), limits)
-        stride = int(metadata["stride"])
-    except (AttributeError, LookupError, SyntaxError, TypeError, ValueError) as error:
+        return graph_facts(metadata, image, outputs, limits)
+    except ValueError as error:
         raise DeployError(
-            f"'{model}' cannot be bundled: {error or type(error).__name__}. Take a file that the "
-            "stage 'export' wrote, with `head: decoded` or `head: nms`"
+            f"'{model}' cannot be bundled: {error}. Take a file that the stage 'export' wrote, "
+            "with `head: decoded` or `head: nms`"
         ) from error
-    strides = _strides(stride, image[2:], outputs[0][2]) if post.layout == "cells" else ()
-    return _Facts(labels, Preprocessing(*image[2:]), post, strides)
 
 
-def _labels(text: str) -> tuple[str, ...]:
-    """From ``{0: 'person', ...}``; line breaks would break the list of labels."""
-    names = ast.literal_eval(text)
-    if sorted(names) != list(range(len(names))):
-        raise ValueError("its class names are not numbered from 0")
-    return tuple(" ".join(str(names[number]).split()) for number in range(len(names)))
-
-
-def _check_shapes(metadata: dict[str, str], image: list[Any], outputs: list[list[Any]]) -> None:
-    task = metadata["task"]
-    if task not in TASKS:
-        raise ValueError(f"it is made for the task '{task}', bundles run {', '.join(TASKS)}")
-    if image[:2] != [1, 3] or not all(isinstance(size, int) for size in image):
-        raise ValueError(f"it takes {image}, not one RGB image of a fixed size")
-    if [len(shape) for shape in outputs] != ([3, 4] if task == "segment" else [3]):
-        raise ValueError(f"its outputs are of shape {outputs}, not decoded boxes")
-
-
-def _postprocessing(
-    metadata: dict[str, str], output: list[int], classes: int, limits: Thresholds
-) -> Postprocessing:
-    task = metadata["task"]
-    whole = ast.literal_eval(metadata.get("end2end", "False")) or ast.literal_eval(
-        metadata.get("args", "{}")
-    ).get("nms", False)
-    extras = output[2] - 6 if whole else output[1] - 4 - classes
-    keypoints = ast.literal_eval(metadata["kpt_shape"]) if task == "pose" else (0, 0)
-    post = Postprocessing(
-        task,
-        "boxes" if whole else "cells",
-        classes,
-        **asdict(limits),
-        masks=extras if task == "segment" else 0,
-        keypoints=(int(keypoints[0]), int(keypoints[1])),
-    )
-    if extras != post.extras or (task == "segment" and extras < 1):
-        raise ValueError(f"its output of shape {output} does not fit {classes} classes")
-    return post
-
-
-def _strides(largest: int, size: list[int], cells: int) -> tuple[int, ...]:
-    """Of the head's levels; empty where the graph keeps only some of the cells."""
-    strides: list[int] = []
-    while largest > 1:
-        strides.insert(0, largest)
-        if sum((size[0] // stride) * (size[1] // stride) for stride in strides) == cells:
-            return tuple(strides)
-        largest //= 2
-    return ()
-
-
-def _manifest(folder: Path, files: list[str], facts: _Facts, target: str) -> dict[str, Any]:
+def _manifest(folder: Path, files: list[str], facts: GraphFacts, target: str) -> dict[str, Any]:
     before = asdict(facts.preprocessing)
     size = [before.pop("height"), before.pop("width")]
     return {
@@ -186,8 +104,8 @@ def _make_empty(folder: Path) -> None:
 
 
 def _copy_runtime(folder: Path) -> None:
-    """This package without the part that makes bundles."""
+    """This package without the parts that make bundles."""
     folder.mkdir()
     for module in Path(__file__).parent.glob("*.py"):
-        if module.name != Path(__file__).name:
+        if module.name not in _MAKING:
             shutil.copyfile(module, folder / module.name)

@@ -15,20 +15,26 @@ from export.graph_view import GraphView
 from export.placement import Placement, find_placement
 from export.qdq import GraphEditor
 from export.ranges import SYMMETRIC_ZERO, GroupRange, Ranges
+from export.upsampling import copy_pixels
 
 
 @dataclass(frozen=True)
 class Dialect:
-    """How a runtime wants Q/DQ: ``signed`` activations (s8 around 0), ``int32_bias`` or a float."""
+    """How a runtime wants Q/DQ.
+
+    ``signed``: activations are s8 around 0. ``int32_bias``: else the bias is float.
+    ``copied_pixels``: upsampling is written as copies.
+    """
 
     signed: bool
     int32_bias: bool
+    copied_pixels: bool = False
 
 
 DIALECTS: Mapping[str, Dialect] = MappingProxyType(
     {
         # its CPU kernels want unsigned activations and an integer bias
-        "onnxruntime": Dialect(signed=False, int32_bias=True),
+        "onnxruntime": Dialect(signed=False, int32_bias=True, copied_pixels=True),
         # reads no zero points, and adds the bias before it rounds
         "tensorrt": Dialect(signed=True, int32_bias=False),
         "openvino": Dialect(signed=False, int32_bias=False),
@@ -45,7 +51,10 @@ def write_dialect(target: str, float_onnx: Path, ranges: Ranges, output: Path) -
     model = read_float(float_onnx)
     placement = target_placement(model, ranges, target, float_onnx)
     read = as_read_by(target, ranges, placement)
-    onnx.save(_written(model, placement, read, DIALECTS[target]), str(output))
+    written = _written(model, placement, read, DIALECTS[target])
+    if DIALECTS[target].copied_pixels:
+        copy_pixels(written)
+    onnx.save(written, str(output))
 
 
 def read_float(path: Path) -> onnx.ModelProto:

@@ -1,4 +1,4 @@
-"""TensorRT's official Python API, 8.6 to 11: what differs between versions, in one place."""
+"""TensorRT's official Python API, 8.5 to 11: what differs between versions, in one place."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from export.errors import ExportError
 
-_OLDEST = (8, 6)
+_OLDEST = (8, 5)
 _STRONG_ONLY = (11,)  # from here the types in the file decide, and precision flags are gone
 _LAST_IMPLICIT_DLA = (10, 8)  # 10.7 was the last 10.x with DLA, which knew no Q/DQ
 _DLA_AGAIN = (11, 4, 1)
@@ -24,14 +24,14 @@ class TensorRT:
         """Take the imported module.
 
         Raises:
-            ExportError: it is older than 8.6.
+            ExportError: it is older than 8.5.
         """
         self.module = module
         self.version_text = str(module.__version__)
         self.version = tuple(int(part) for part in re.findall(r"\d+", self.version_text))
         if self.version < _OLDEST:
             raise ExportError(
-                f"TensorRT {self.version_text} is too old: 8.6 (JetPack 6.0) or newer is needed."
+                f"TensorRT {self.version_text} is too old: 8.5 (JetPack 5.1) or newer is needed."
             )
 
     @property
@@ -63,7 +63,7 @@ class TensorRT:
             config.set_flag(flags.FP16)
 
     def node_of(self, error: Any, nodes: Sequence[str]) -> str:
-        """Name of the operator that a parser error is about; 8.6 tells only its index."""
+        """Name of the operator that a parser error is about; 8.x tells only its index."""
         if hasattr(error, "node_name"):
             return str(error.node_name())
         index = error.node()

@@ -69,14 +69,23 @@ class Engine:
 
 
 def build_engine(source: Path, output: Path, settings: EngineSettings | None = None) -> Engine:
-    """Build ``source`` for this machine's GPU into ``output``, with ``output.json`` beside it.
+    """``build_from`` the ONNX file ``source``; what it lacks is found before TensorRT is asked.
+
+    Raises:
+        ExportError: also where the file cannot be read.
+    """
+    return build_from(read_source(source), output, settings)
+
+
+def build_from(file: Source, output: Path, settings: EngineSettings | None = None) -> Engine:
+    """Build ``file`` for this machine's GPU into ``output``, with ``output.json`` beside it.
 
     Raises:
         ExportError: TensorRT is missing or too old, no GPU is there, the file does not fit it, or
             the build fails. Nothing is written then.
     """
     settings = settings or EngineSettings()
-    file, api = read_source(source), load_tensorrt()
+    api = load_tensorrt()
     _check_shapes(file, settings.shape)
     strong = _strongly_typed(api, file, settings.fp16)
     logger = api.logger()
@@ -89,7 +98,7 @@ def build_engine(source: Path, output: Path, settings: EngineSettings | None = N
     cache, cache_notes = _timing_cache(config, settings.timing_cache)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise ExportError(f"{source}: TensorRT cannot build an engine. {complaints(logger)}")
+        raise ExportError(f"{file.path}: TensorRT cannot build an engine. {complaints(logger)}")
     del parser  # until here it holds the weights that the network reads
     content = bytes(plan)
     if settings.timing_cache is not None:
@@ -121,6 +130,7 @@ def engine_facts(
         "bytes": len(content),
         "onnx": source.path.name,
         "onnx_sha256": source.sha256,
+        "metadata": dict(source.metadata),
         "tensorrt": engine.tensorrt,
         "gpu": engine.gpu,
         "strongly_typed": engine.strongly_typed,
@@ -152,7 +162,7 @@ def _check_shapes(source: Source, shape: Sequence[int] | None) -> None:
 
 def _fits(sizes: Sequence[int | None], shape: Sequence[int]) -> bool:
     return len(sizes) == len(shape) and all(
-        wanted >= 1 and size in (None, wanted) for size, wanted in zip(sizes, shape, strict=True)
+        shape[axis] >= 1 and size in (None, shape[axis]) for axis, size in enumerate(sizes)
     )
 
 

@@ -301,29 +301,6 @@ def test_report_needs_a_run_folder(home: Path) -> None:
     assert "finetune" in done.stdout
 
 
-def test_bench_refuses_in_one_sentence(home: Path) -> None:
-    done = call("bench", "gone.onnx", "--device", "toaster", "--json")
-    assert done.exit_code == 2
-    assert "toaster" in json.loads(done.stdout)["error"]
-
-
-def test_bench_takes_the_shape_of_open_inputs(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[Any] = []
-
-    def bench_files(artifacts: Any, **options: Any) -> None:
-        asked.append(options["shape"])
-        raise BenchError("seen")
-
-    monkeypatch.setattr("bench.run.bench_files", bench_files)
-    call("bench", "a.onnx", "--shape", "1,3,640,480")
-    call("bench", "a.onnx")
-    assert asked == [(1, 3, 640, 480), None]
-    for wrong in ("1,3,x,640", "1,-3,64,64", "0,3,64,64", ","):
-        done = call("bench", "a.onnx", "--shape", wrong)
-        assert done.exit_code == 2
-        assert f"--shape {wrong}: give whole numbers" in done.stderr
-
-
 ODD_RECORDS: list[dict[str, Any]] = [
     {"stages": 7},
     {"stages": [], "data": "x"},

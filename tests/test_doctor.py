@@ -43,19 +43,49 @@ def test_what_is_here_has_a_version(tmp_path: Path) -> None:
 
 
 def test_devices_are_recognised_by_their_files(tmp_path: Path) -> None:
-    assert "a Jetson" in by_name(tmp_path)["jetson"].lacks
+    assert "--host" in by_name(tmp_path)["jetson"].lacks["a Jetson"]
     assert "an NVIDIA GPU with its driver" in by_name(tmp_path)["cuda"].lacks
-    for file in ("etc/nv_tegra_release", "proc/driver/nvidia/version"):
-        (tmp_path / file).parent.mkdir(parents=True)
-        (tmp_path / file).write_text("")
-    assert "a Jetson" not in by_name(tmp_path)["jetson"].lacks
-    assert "an NVIDIA GPU with its driver" not in by_name(tmp_path)["cuda"].lacks
+    files = {
+        "etc/nv_tegra_release": "# R36 (release), REVISION: 4.7, GCID: 1, BOARD: generic",
+        "proc/device-tree/compatible": "nvidia,p3768-0000+p3767-0005\0nvidia,tegra234\0",
+        "proc/driver/nvidia/version": "NVRM version: NVIDIA UNIX Module  535.129.03  Thu Oct 19",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    found = by_name(tmp_path)
+    assert found["jetson"].have == {"Jetson Orin Nano 8GB": "(L4T 36.4.7)"}
+    assert found["cuda"].have == {"NVIDIA driver": "535.129.03"}
+    assert "a Jetson" not in found["jetson"].lacks
+    assert "an NVIDIA GPU with its driver" not in found["cuda"].lacks
+
+
+@pytest.mark.usefixtures("nothing_installed")
+def test_boards_need_not_have_pycuda(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "find_library", lambda name: None)
+    monkeypatch.setattr(doctor, "find_command", lambda name: None)
+    library = tmp_path / "usr/local/cuda/lib64/libcudart.so.11.0"
+    library.parent.mkdir(parents=True)
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/nv_tegra_release").write_text("# R35 (release), REVISION: 4.1, GCID: 1")
+    lacks = by_name(tmp_path)["jetson"].lacks
+    assert lacks.keys() == {
+        "nvpmodel",
+        "jetson_clocks",
+        "tegrastats",
+        "tensorrt",
+        "pycuda or libcudart",
+    }
+    library.write_text("")
+    assert "pycuda or libcudart" not in by_name(tmp_path)["jetson"].lacks
+    assert "pycuda or libcudart" not in by_name(tmp_path)["cuda"].lacks
 
 
 def test_module_leads_to_its_extra() -> None:
     assert extra_of("torch.nn") == "train"
     assert extra_of("torch_pruning") == "train"
     assert extra_of("pycuda") == "tensorrt"
+    assert extra_of("pynvml") == "cuda"
     assert extra_of("compress.stages.train") == ""
 
 

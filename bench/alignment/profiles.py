@@ -24,21 +24,30 @@ class Profile:
 _MLAS = "ONNX Runtime, mlas: platform.cpp, convsym.cpp"
 _ROCKET = "Mesa, rkt_ml (open driver of the NPU)"
 _UNKNOWN = "the width of its arrays is not published"
+_TENSOR_CORES_INT8 = Profile(
+    32, "INT8 tensor cores: other counts are padded to 32", "NVIDIA/TensorRT issue 1310"
+)
+_TENSOR_CORES_FP16 = Profile(
+    8,
+    "FP16 tensor cores: other counts are padded to 8, or copied to another layout",
+    "NVIDIA, Convolutional Layers User's Guide; TensorRT issue 3876",
+)
 
 ALIGNMENTS: Mapping[str, Profile] = {
     "onnxruntime-x86": Profile(
         16, "FP32 and INT8 kernels take blocks of 16 (AVX-512) or 8 (AVX2)", _MLAS
     ),
     "onnxruntime-arm": Profile(16, "INT8 kernels with dot product take 16 output channels", _MLAS),
+    "openvino": Profile(
+        16,
+        "x86 kernels lay channels in blocks of 16 (AVX-512) or 8 (AVX2)",
+        "oneDNN, Understanding Memory Formats",
+    ),
     "xnnpack": Profile(16, "INT8 kernels make 16 output channels at once", "XNNPACK, GEMM bench"),
-    "jetson-int8": Profile(
-        32, "INT8 tensor cores: other counts are padded to 32", "NVIDIA/TensorRT issue 1310"
-    ),
-    "jetson-fp16": Profile(
-        8,
-        "FP16 tensor cores: other counts are padded to 8, or copied to another layout",
-        "NVIDIA, Convolutional Layers User's Guide; TensorRT issue 3876",
-    ),
+    "cuda-int8": _TENSOR_CORES_INT8,
+    "cuda-fp16": _TENSOR_CORES_FP16,
+    "jetson-int8": _TENSOR_CORES_INT8,
+    "jetson-fp16": _TENSOR_CORES_FP16,
     "jetson-dla": Profile(
         32, "INT8 tensors lie in vectors of 32 channels", "NVIDIA-AI-IOT/cuDLA-samples, README"
     ),
@@ -63,6 +72,7 @@ ALIGNMENTS: Mapping[str, Profile] = {
     "hailo": Profile(16, _UNKNOWN, "", confirmed=False),
     "horizon": Profile(16, _UNKNOWN, "", confirmed=False),
     "sophgo": Profile(16, _UNKNOWN, "", confirmed=False),
+    "verisilicon": Profile(16, _UNKNOWN, "", confirmed=False),
     "apple-ane": Profile(32, _UNKNOWN, "", confirmed=False),
     "axelera": Profile(32, _UNKNOWN, "", confirmed=False),
 }
@@ -102,6 +112,10 @@ its parent. `align` keeps every width at a multiple: a number, or one of these n
 compress run recipes/quickstart.yaml prune.align=onnxruntime-x86
 compress bench base.onnx pruned.onnx --align jetson-int8
 ```
+
+The files themselves are read: ONNX, OpenVINO's `.xml`, and TensorRT engines through the inspector
+(without TensorRT: the ONNX file beside the engine that it was built of). A miss ends with exit code
+3 and a table of layers.
 
 Exempt are what the task fixes: the image's 3 channels, the head's outputs and the DFL's bins. The
 export stage's `pad_outputs` fills the head's outputs up too, and cuts the filling off again.

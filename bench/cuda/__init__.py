@@ -1,1 +1,1 @@
-"""CUDA without PyTorch: memory, streams, events, graphs."""
+"""CUDA from Python: one device with a stream of its own, by PyCUDA or by ``libcudart`` alone."""

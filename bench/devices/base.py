@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from bench.power import PowerMeter
 
-Look = Mapping[str, Any]
+if TYPE_CHECKING:
+    Look = Mapping[str, Any]
 
 
 class Device(Protocol):

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
+from bench.devices.sysfs import read_text
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Machine:
     governor: str | None
     turbo: bool | None
     virtual: bool
-    memory_bytes: int
+    memory_bytes: int | None
     system: str
     python: str
     onnxruntime: str | None
@@ -31,28 +31,36 @@ class Machine:
 
 def read_machine(root: Path = Path("/")) -> Machine:
     """Look at this machine; ``root`` is where ``proc`` and ``sys`` lie."""
-    cpuinfo = _read(root / "proc/cpuinfo") or ""
-    logical = psutil.cpu_count() or 1
+    cpuinfo = read_text(root / "proc/cpuinfo") or ""
     return Machine(
         cpu=_cpu_model(cpuinfo, root),
-        physical_cores=psutil.cpu_count(logical=False),
-        logical_cores=logical,
-        usable_cores=_usable_cores(logical),
-        governor=_read(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
-        turbo=_turbo(root),
+        physical_cores=_physical_cores(cpuinfo, root),
+        logical_cores=os.cpu_count() or 1,
+        usable_cores=len(usable_cores()),
+        governor=read_text(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        turbo=turbo(root),
         virtual=re.search(r"^flags\s*:.*\bhypervisor\b", cpuinfo, re.MULTILINE) is not None,
-        memory_bytes=psutil.virtual_memory().total,
+        memory_bytes=_memory_bytes(),
         system=platform.platform(),
         python=platform.python_version(),
         onnxruntime=_version("onnxruntime"),
     )
 
 
-def _read(path: Path) -> str | None:
-    try:
-        return path.read_text(errors="replace").strip("\0\n ")
-    except OSError:
-        return None
+def usable_cores() -> list[int]:
+    """Cores that this process may run on; only Linux tells, elsewhere it is all of them."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def turbo(root: Path) -> bool | None:
+    """Whether clocks above the nominal one are allowed."""
+    no_turbo = read_text(root / "sys/devices/system/cpu/intel_pstate/no_turbo")
+    if no_turbo is not None:
+        return no_turbo == "0"
+    boost = read_text(root / "sys/devices/system/cpu/cpufreq/boost")
+    return None if boost is None else boost == "1"
 
 
 def _cpu_model(cpuinfo: str, root: Path) -> str:
@@ -60,21 +68,28 @@ def _cpu_model(cpuinfo: str, root: Path) -> str:
     found = re.search(r"^model name\s*:\s*(.+)$", cpuinfo, re.MULTILINE)
     if found:
         return found[1].strip()
-    board = _read(root / "proc/device-tree/model")
+    board = read_text(root / "proc/device-tree/model")
     return board or platform.processor() or platform.machine()
 
 
-def _usable_cores(logical: int) -> int:
-    """Cores that this process may run on; only Linux tells."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else logical
+def _physical_cores(cpuinfo: str, root: Path) -> int | None:
+    """Sets of logical cores that share a physical one."""
+    topology = sorted(root.glob("sys/devices/system/cpu/cpu[0-9]*/topology"))
+    siblings = {
+        read_text(folder / "core_cpus_list") or read_text(folder / "thread_siblings_list")
+        for folder in topology
+    } - {None}
+    if siblings:
+        return len(siblings)
+    pairs = re.findall(r"^physical id\s*: (\d+)$.*?^core id\s*: (\d+)$", cpuinfo, re.M | re.S)
+    return len(set(pairs)) or None
 
 
-def _turbo(root: Path) -> bool | None:
-    no_turbo = _read(root / "sys/devices/system/cpu/intel_pstate/no_turbo")
-    if no_turbo is not None:
-        return no_turbo == "0"
-    boost = _read(root / "sys/devices/system/cpu/cpufreq/boost")
-    return None if boost is None else boost == "1"
+def _memory_bytes() -> int | None:
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # Windows has no such call
+        return None
 
 
 def _version(distribution: str) -> str | None:

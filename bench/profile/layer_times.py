@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 # what the runtime adds where neighbours disagree on how channels lie in memory
-LAYOUT = "layout changes (ragged channels)"
-_REORDER = "Reorder"
+LAYOUT = "layout changes"
+ACTIVATIONS = "activations (one name for all)"
+REORDER = "Reorder"
+_TENSORRT_COPY = "Reformatting CopyNode"
+# TensorRT's "PWN(/model.0/act/Mul)" and "{ForeignNode[/model.22/Reshape.../model.22/Concat]}"
+_INSIDE = re.compile(r"[(\[\s](/[a-z][^\s,)\]]*)")
+_PARAMETER = re.compile(r"\.(weight|bias)\b.*|\.(weight|bias)_.*")
+_OPENVINO_ROOT = "__module."  # where OpenVINO converted PyTorch without ONNX between
 _PARTS_OF_A_BLOCK = ("conv", "act")
 
 
@@ -24,21 +31,35 @@ def layer_of(operator: str) -> str:
     """The module that an operator of an exported net belongs to; empty where the name tells none.
 
     ``/model.22/cv2.0/cv2.0.1/act/Mul`` -> ``model.22.cv2.0.1``: a convolution, its BatchNorm and
-    its activation are one layer. Also reads names that ONNX Runtime gives to fused operators.
+    its activation are one layer. Also reads names that ONNX Runtime and TensorRT give to fused
+    operators (the first one's module), of nodes named after a module's weights, and OpenVINO's
+    where it converted PyTorch directly.
     """
-    if operator.startswith(_REORDER):
+    if operator.startswith((REORDER, _TENSORRT_COPY)):
         return LAYOUT
     path: list[str] = []
-    for part in operator.strip("/").split("/"):
-        if not part or part[0].isupper():  # operators are capitalised, modules are not
+    direct = operator.startswith(_OPENVINO_ROOT)
+    name = _PARAMETER.sub("", operator)
+    name = name[len(_OPENVINO_ROOT) :] if direct else _first_path(name).strip("/")
+    for part in name.split("/"):
+        # operators are capitalised, or in a namespace of C++, or TensorRT's own; modules are not
+        if not part or part[0].isupper() or "::" in part or part.startswith("__"):
             break
         if path and part.startswith(path[-1] + "."):
             path[-1] = part  # a container's child repeats its parent's name
         else:
             path.append(part)
-    if path and path[-1] in _PARTS_OF_A_BLOCK:
-        path.pop()
-    return ".".join(path)
+    modules = ".".join(path).split(".")
+    if direct and modules[-1] == "act":  # ultralytics' blocks share one, named after the last
+        return ACTIVATIONS
+    if modules[-1] in _PARTS_OF_A_BLOCK:
+        modules.pop()
+    return ".".join(modules)
+
+
+def _first_path(operator: str) -> str:
+    inside = None if operator.startswith("/") else _INSIDE.search(operator)
+    return inside[1] if inside else operator
 
 
 def layer_times(operators: Mapping[str, float]) -> dict[str, float]:

@@ -5,21 +5,26 @@ from __future__ import annotations
 import json
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bench.errors import BenchError
-from bench.loop import Minimum, ProgressCallback, measure
+from bench.loop import Minimum, measure
 from bench.optional import require
-from bench.runtimes.onnxruntime_cpu import session_options
+from bench.runtimes.inputs import fixed_shape, input_type_error, random_input
+from bench.runtimes.onnxruntime import session_options
+
+if TYPE_CHECKING:
+    from bench.loop import ProgressCallback
 
 _WARMUP_ROUNDS = 2
 _KERNEL = "_kernel_time"
 _US_PER_MS = 1e3
+_INPUT_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
 def node_times(
@@ -28,6 +33,8 @@ def node_times(
     threads: int,
     minimum: Minimum,
     seed: int = 0,
+    shape: Sequence[int] | None = None,
+    beside: Mapping[str, Callable[[], object]] | None = None,
     progress: ProgressCallback | None = None,
 ) -> dict[str, dict[str, float]]:
     """Median milliseconds of every operator of several graphs, run in turn on random inputs.
@@ -36,17 +43,20 @@ def node_times(
     costs a microsecond or so to observe.
 
     Args:
-        models: ONNX files or their bytes, by label; all inputs float and fixed in size.
+        models: ONNX files or their bytes, by label; all inputs float.
         threads: of the runtime inside one operator.
         minimum: rounds, and their time in seconds.
         seed: of the random inputs in [0, 1).
+        shape: of the inputs, for files that leave it open.
+        beside: calls by name to run in turn with the graphs, for what is to be compared with them.
         progress: is told each new percent points of the loop, 100 in all.
 
     Returns:
         Label -> operator -> milliseconds, in the order in which operators run.
 
     Raises:
-        BenchError: onnxruntime is missing, or cannot load or run a graph.
+        BenchError: onnxruntime is missing, or cannot load or run a graph, or an input's shape
+            stays open.
     """
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         sessions = {
@@ -54,8 +64,9 @@ def node_times(
             label: _profiled_session(label, model, threads, Path(folder) / f"profile{index}")
             for index, (label, model) in enumerate(models.items())
         }
+        calls = {label: _call(label, session, seed, shape) for label, session in sessions.items()}
         measure(
-            {label: _call(label, session, seed) for label, session in sessions.items()},
+            {**calls, **(beside or {})},
             warmup=Minimum(0, _WARMUP_ROUNDS),
             minimum=minimum,
             progress=progress,
@@ -78,11 +89,13 @@ def _profiled_session(label: str, model: Path | bytes, threads: int, profile: Pa
         raise BenchError(f"'{label}' cannot be loaded by ONNX Runtime: {error}") from error
 
 
-def _call(label: str, session: Any, seed: int) -> Callable[[], object]:
-    random = np.random.default_rng(seed)
-    feeds = {
-        entry.name: random.random(entry.shape, dtype=np.float32) for entry in session.get_inputs()
-    }
+def _call(label: str, session: Any, seed: int, shape: Sequence[int] | None) -> Callable[[], object]:
+    feeds = {}
+    for entry in session.get_inputs():
+        if entry.type not in _INPUT_TYPES:
+            raise input_type_error(entry.name, entry.type, list(_INPUT_TYPES), Path(label))
+        sizes = fixed_shape(entry.name, entry.shape, shape, Path(label))
+        feeds[entry.name] = random_input(sizes, _INPUT_TYPES[entry.type], seed)
 
     def run() -> object:
         try:
@@ -100,7 +113,7 @@ def _read_profile(path: Path) -> dict[str, float]:
         name = event["name"]
         if event.get("cat") == "Node" and name.endswith(_KERNEL):
             index = event["args"].get("node_index", "")
-            samples[name.removesuffix(_KERNEL), index].append(event["dur"])
+            samples[name[: -len(_KERNEL)], index].append(event["dur"])
     times: dict[str, float] = defaultdict(float)
     for (name, _), durations in samples.items():
         times[name] += median(durations[_WARMUP_ROUNDS:]) / _US_PER_MS

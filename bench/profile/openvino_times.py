@@ -2,40 +2,57 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
 
 from bench.loop import Minimum, measure
+from bench.profile.layer_times import REORDER
 from bench.runtimes.openvino_cpu import OpenVinoCpu
 
 _WARMUP_ROUNDS = 2
+_EXPORTED = ("/", "__module.")
+# "images_abcd_acdb_/model.0/conv/Conv": from one order of axes to another, in between
+_LAYOUT_CHANGE = re.compile(r"_a[a-e0-9]{2,}_a[a-e0-9]{2,}_", re.IGNORECASE)
 
 
 def openvino_node_times(
-    models: Mapping[str, Path], *, threads: int, minimum: Minimum, seed: int = 0
+    models: Mapping[str, Path],
+    *,
+    threads: int,
+    minimum: Minimum,
+    seed: int = 0,
+    shape: Sequence[int] | None = None,
+    beside: Mapping[str, Callable[[], object]] | None = None,
 ) -> dict[str, dict[str, float]]:
     """Median milliseconds of every operator of several graphs, run in turn on random inputs.
 
     Args:
-        models: files by label; all inputs float and fixed in size.
+        models: files by label; one float input each.
         threads: of the runtime inside one operator.
         minimum: rounds, and their time in seconds.
         seed: of the random inputs in [0, 1).
+        shape: of the input, for files that leave it open.
+        beside: calls by name to run in turn with the graphs, for what is to be compared with them.
 
     Returns:
-        Label -> operator -> milliseconds. What OpenVINO adds itself goes under ``""``.
+        Label -> operator -> milliseconds. Names of layout changes begin with ``Reorder``; what
+        else OpenVINO adds goes under ``""``.
 
     Raises:
-        BenchError: openvino is missing, or cannot load or run a graph.
+        BenchError: openvino is missing, or cannot load or run a graph, or its input's shape stays
+            open.
     """
     samples: dict[str, list[dict[str, float]]] = {label: [] for label in models}
     with ExitStack() as stack:
-        calls: dict[str, Callable[[], None]] = {}
+        calls: dict[str, Callable[[], object]] = dict(beside or {})
         for label, path in models.items():
-            runtime = stack.enter_context(OpenVinoCpu(path, threads, seed=seed, profiled=True))
+            runtime = stack.enter_context(
+                OpenVinoCpu(path, threads, shape=shape, seed=seed, profiled=True)
+            )
             calls[label] = _profiling(runtime, samples[label])
         measure(calls, warmup=Minimum(0, _WARMUP_ROUNDS), minimum=minimum)
     return {label: _medians(rounds[_WARMUP_ROUNDS:]) for label, rounds in samples.items()}
@@ -52,7 +69,12 @@ def _profiling(runtime: OpenVinoCpu, rounds: list[dict[str, float]]) -> Callable
 def _medians(rounds: list[dict[str, float]]) -> dict[str, float]:
     times: dict[str, float] = defaultdict(float)
     for operator in rounds[0]:
-        # the names of exported operators are paths
-        name = operator if operator.startswith("/") else ""
-        times[name] += median(times_of[operator] for times_of in rounds)
+        times[_named(operator)] += median(times_of[operator] for times_of in rounds)
     return dict(times)
+
+
+def _named(operator: str) -> str:
+    if _LAYOUT_CHANGE.search(operator):
+        return f"{REORDER} {operator}"
+    # names of exported operators are paths
+    return operator if operator.startswith(_EXPORTED) else ""

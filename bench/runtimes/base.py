@@ -14,7 +14,8 @@ HOST_TO_DEVICE, COMPUTE, DEVICE_TO_HOST = PARTS = ("host_to_device", "compute", 
 class Runtime(Protocol):
     """One artifact, ready to run inside the ``with`` block. Entering it may raise BenchError.
 
-    Until ``feed`` is called it runs on random values in [0, 1).
+    Until ``feed`` is called it runs on random values in [0, 1). Any thread may call ``infer``,
+    but one at a time.
     """
 
     @property
@@ -42,7 +43,11 @@ class Runtime(Protocol):
     def __exit__(self, *exc: object) -> None: ...
 
     def feed(self, values: NDArray[Any]) -> None:
-        """Take other input values (float32 of ``input_shape``), in host memory."""
+        """Take other input values (float32 of ``input_shape``), in host memory.
+
+        Raises:
+            ValueError: they have another shape.
+        """
 
     def infer(self) -> None:
         """Run one batch to its end: the outputs lie in host memory when this returns."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bench.errors import BenchError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 def fixed_shape(
@@ -35,7 +37,7 @@ def fixed_shape(
         wanted = [int(str(size)) for size in declared]
     fits = len(wanted) == len(declared) and all(
         size >= 1 and (not isinstance(fixed, int) or size == fixed)
-        for size, fixed in zip(wanted, declared, strict=True)
+        for size, fixed in zip(wanted, declared)
     )
     if not fits:
         raise BenchError(
@@ -48,6 +50,13 @@ def random_input(shape: Sequence[int], kind: Any, seed: int) -> NDArray[np.float
     """Values in [0, 1) of the float type ``kind``, the same for every runtime."""
     values = np.random.default_rng(seed).random(tuple(shape), dtype=np.float32)
     return values.astype(kind)
+
+
+def fill(target: NDArray[Any], values: NDArray[Any]) -> None:
+    """Overwrite an input with ``values`` of the same shape, cast to its float type."""
+    if values.shape != target.shape:
+        raise ValueError(f"values of shape {values.shape} for an input of shape {target.shape}")
+    np.copyto(target, values, casting="same_kind")
 
 
 def input_count_error(names: Sequence[str], path: Path) -> BenchError:

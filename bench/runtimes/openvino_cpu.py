@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bench.errors import BenchError
 from bench.optional import require
-from bench.runtimes.inputs import fixed_shape, input_count_error, input_type_error, random_input
+from bench.runtimes.inputs import (
+    fill,
+    fixed_shape,
+    input_count_error,
+    input_type_error,
+    random_input,
+)
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _DEVICE = "CPU"
 _INPUT_TYPES = {"f32": np.float32, "f16": np.float16}
@@ -44,6 +52,8 @@ class OpenVinoCpu:
         self._seed = seed
         self._profiled = profiled
         self._request: Any = None
+        self._values: NDArray[Any] = np.empty(0)
+        self._output_count = 0
         self._input_shape: tuple[int, ...] = ()
         self._runtime = ""
         self._float_type = ""
@@ -91,7 +101,10 @@ class OpenVinoCpu:
         if active != [_DEVICE]:
             raise BenchError(f"'{self._path}' was to run on {_DEVICE}, but OpenVINO took {active}.")
         request = compiled.create_infer_request()
-        request.set_input_tensor(openvino.Tensor(values))
+        entry = openvino.Tensor(values)
+        request.set_input_tensor(entry)
+        self._values = entry.data  # the tensor's own memory, not that of ``values``
+        self._output_count = len(compiled.outputs)
         self._runtime = f"OpenVINO {str(openvino.__version__).split('-')[0]}"
         self._float_type = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
         self._request = request
@@ -119,7 +132,7 @@ class OpenVinoCpu:
 
     def feed(self, values: NDArray[Any]) -> None:
         """Take other input values, float32 of ``input_shape``."""
-        raise NotImplementedError
+        fill(self._values, values)
 
     def parts_ns(self) -> Mapping[str, int]:
         """Nothing: input and output lie where they are computed."""
@@ -127,7 +140,7 @@ class OpenVinoCpu:
 
     def outputs(self) -> list[NDArray[Any]]:
         """What the last ``infer`` gave."""
-        raise NotImplementedError
+        return [self._request.get_output_tensor(i).data for i in range(self._output_count)]
 
     def node_times(self) -> dict[str, float]:
         """Operator -> milliseconds of the last ``infer``, of a ``profiled`` one."""

@@ -30,11 +30,12 @@ def bundle(
     """Make a folder that runs on a device: INT8 graph, labels, settings, hashes, a runtime."""
     from compress.recipe.sections import Target
     from compress.stages.bundle import chosen_graph
-    from deploy.pack import Thresholds, write_bundle
+    from deploy.graph_facts import Thresholds
+    from deploy.pack import write_bundle
 
     if target not in get_args(Target):
         raise CompressError(f"--target {target}: choose one of {', '.join(get_args(Target))}")
-    graphs, ranges = _files_of_run(run_folder)
+    graphs, ranges = files_of_run(run_folder)
     name = chosen_graph(list(graphs), target)
     folder = out or run_folder / "bundle"
     with output.stdout_for_results():
@@ -47,7 +48,7 @@ def bundle(
         output.show_fields({**fields, "try": f"compress predict {folder} IMAGE_OR_FOLDER"})
 
 
-def _files_of_run(folder: Path) -> tuple[dict[str, Path], Path | None]:
+def files_of_run(folder: Path) -> tuple[dict[str, Path], Path | None]:
     """The last export's graphs by name, and the last ranges file, if any.
 
     Raises:

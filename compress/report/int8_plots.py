@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from compress.report.drawing import MUTED, SERIES, WIDTH, beside, draw, svg
+from bench.results.drawing import MUTED, SERIES, WIDTH, beside, draw, svg
 from compress.report.int8 import Rows, decibel
 from compress.report.pruning_plots import LAYER_INCHES, grid, layer_axis
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from bench.results.drawing import INK, MUTED, SERIES, SOFT, WIDTH, beside, draw, svg
 from compress.report import numbers
-from compress.report.drawing import INK, MUTED, SERIES, SOFT, WIDTH, beside, draw, svg
 from compress.report.figures import Graph
 
 if TYPE_CHECKING:

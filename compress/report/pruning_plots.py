@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from bench.results.drawing import MUTED, SERIES, SOFT, WIDTH, beside, draw, svg
 from compress.report import numbers
-from compress.report.drawing import MUTED, SERIES, SOFT, WIDTH, beside, draw, svg
 from compress.report.pruning import Layers, Rows
 
 if TYPE_CHECKING:

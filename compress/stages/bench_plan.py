@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bench.entries import ONNXRUNTIME, OPENVINO, label_of
-from compress.models.evaluate import Runtime
+
+if TYPE_CHECKING:  # the command line plans without torch
+    from compress.models.evaluate import Runtime
 
 INT8 = "int8-"
 _TIMED_IN: Mapping[str, Runtime] = {

@@ -10,7 +10,8 @@ from compress.errors import CompressError
 from compress.pipeline.contract import Artifact, Context, StageResult
 from compress.recipe.schema import BundleStage
 from compress.recipe.sections import Target
-from deploy.pack import Thresholds, write_bundle
+from deploy.graph_facts import Thresholds
+from deploy.pack import write_bundle
 
 _GRAPH = "graph."
 _FOLDER = "bundle"

@@ -25,6 +25,7 @@ DOCUMENTS = (
     ROOT / "docs" / "pruning.md",
     ROOT / "docs" / "distillation.md",
     ROOT / "docs" / "int8.md",
+    ROOT / "docs" / "bench.md",
 )
 _MARKED = re.compile(r"(<!-- table: ([\w.-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 # what only the machine that ran it knows, or what is too long to keep

@@ -9,7 +9,15 @@ from bench_graphs import Conv, save_chain
 
 from bench.errors import BenchError
 from bench.loop import Minimum
-from bench.profile.layer_times import LAYOUT, Slower, layer_of, layer_times, share_of, slower_layers
+from bench.profile.layer_times import (
+    ACTIVATIONS,
+    LAYOUT,
+    Slower,
+    layer_of,
+    layer_times,
+    share_of,
+    slower_layers,
+)
 from bench.profile.onnxruntime_times import node_times
 
 QUICK = Minimum(0.05, 11)
@@ -28,6 +36,18 @@ QUICK = Minimum(0.05, 11)
         ("ReorderInput_token_21", LAYOUT),
         ("ReorderOutput", LAYOUT),
         ("Squeeze_token_2", ""),
+        ("model.22.cv2.0.0.conv.weight_DequantizeLinear", "model.22.cv2.0.0"),
+        ("model.1.conv.bias_int32_dequantized_node", "model.1"),
+        ("__module.model.1.conv/aten::_convolution/Convolution", "model.1"),
+        ("__module.model.22/aten::view/Reshape", "model.22"),
+        ("__module.model.22.cv3.2.1.act/aten::silu_/Swish_2", ACTIVATIONS),
+        ("/model.0/conv/Conv/WithoutBiases", "model.0"),
+        ("/model.0/conv/Conv + PWN(PWN(/model.0/act/Sigmoid), /model.0/act/Mul)", "model.0"),
+        ("PWN(PWN(/model.3/act/Sigmoid), /model.3/act/Mul)", "model.3"),
+        ("{ForeignNode[/model.22/Reshape.../model.22/Concat_3]}", "model.22"),
+        ("model.1.conv.weight + /model.1/conv/Quantize + /model.1/conv/Conv", "model.1"),
+        ("Reformatting CopyNode for Input Tensor 0 to /model.0/conv/Conv", LAYOUT),
+        ("__myl_Fc_myl0_1", ""),
     ],
 )
 def test_layers_are_read_from_operators(operator: str, layer: str) -> None:
@@ -73,3 +93,16 @@ def test_every_operator_is_timed(tmp_path: Path) -> None:
 def test_a_graph_that_does_not_load_is_named(tmp_path: Path) -> None:
     with pytest.raises(BenchError, match="'odd' cannot be loaded"):
         node_times({"odd": b"no net"}, threads=1, minimum=QUICK)
+
+
+def test_layout_changes_of_openvino_are_named_as_such(tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    from bench.profile.openvino_times import openvino_node_times
+
+    convs = [Conv("/model.0/conv/Conv", 3, 64), Conv("/model.1/conv/Conv", 64, 64)]
+    path = save_chain(tmp_path / "net.onnx", convs, shape=(1, 3, "h", "w"))
+    times = openvino_node_times(
+        {"net": path}, threads=1, minimum=Minimum(0, 3), shape=(1, 3, 32, 32)
+    )
+    layers = layer_times(times["net"])
+    assert {"model.0", "model.1"} <= layers.keys() <= {"model.0", "model.1", LAYOUT, ""}

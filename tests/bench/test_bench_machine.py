@@ -1,19 +1,20 @@
-"""Facts of the machine, devices that are not there, and what makes times vary."""
+"""Facts of the machine, and what makes times vary."""
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
-from types import SimpleNamespace
 
-import psutil
 import pytest
-from bench.devices.require import require_device
+from board_trees import write_files
 
-from bench.devices.machine import Machine, read_machine
+from bench.devices import machine as machine_module
+from bench.devices.choose import device_of
+from bench.devices.machine import Machine, read_machine, usable_cores
 from bench.errors import BenchError
 from bench.noise import (
     CpuSeconds,
@@ -39,14 +40,6 @@ MACHINE = Machine(
 )
 
 
-def write(root: Path, files: dict[str, str]) -> Path:
-    for name, text in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    return root
-
-
 def test_this_machine_can_be_read() -> None:
     machine = read_machine()
     assert machine.cpu
@@ -57,7 +50,7 @@ def test_this_machine_can_be_read() -> None:
 
 
 def test_linux_files_are_read(tmp_path: Path) -> None:
-    root = write(
+    root = write_files(
         tmp_path,
         {
             "proc/cpuinfo": "model name\t: Fast CPU @ 3 GHz\nflags\t\t: sse hypervisor\n",
@@ -72,7 +65,7 @@ def test_linux_files_are_read(tmp_path: Path) -> None:
 
 
 def test_an_arm_board_gives_its_name_and_its_boost_file(tmp_path: Path) -> None:
-    root = write(
+    root = write_files(
         tmp_path,
         {
             "proc/cpuinfo": "processor\t: 0\nFeatures\t: fp asimd\n",
@@ -91,23 +84,32 @@ def test_unknown_facts_are_none(tmp_path: Path) -> None:
     assert machine.cpu
 
 
-def test_devices_say_what_is_missing_and_what_works(tmp_path: Path) -> None:
-    require_device("cpu", tmp_path)
-    for device, missing in [("jetson", "is no Jetson"), ("cuda", "no NVIDIA driver")]:
-        with pytest.raises(BenchError, match=f"not implemented yet and this .*{missing}.*'cpu'"):
-            require_device(device, tmp_path)
-    with pytest.raises(BenchError, match="Unknown device 'tpu'"):
-        require_device("tpu", tmp_path)
+def test_threads_of_one_core_count_once(tmp_path: Path) -> None:
+    cpus = "sys/devices/system/cpu"
+    files = {
+        f"{cpus}/cpu{n}/topology/thread_siblings_list": f"{n % 2},{n % 2 + 2}" for n in range(4)
+    }
+    assert read_machine(write_files(tmp_path / "a", files)).physical_cores == 2
+    newer = {f"{cpus}/cpu{n}/topology/core_cpus_list": f"{n}" for n in range(4)}
+    assert read_machine(write_files(tmp_path / "b", files | newer)).physical_cores == 4
+    text = "".join(f"physical id : {n // 2}\ncore id : {n % 2}\n\n" for n in (0, 1, 2, 3, 3))
+    assert read_machine(write_files(tmp_path / "c", {"proc/cpuinfo": text})).physical_cores == 4
+    assert read_machine(tmp_path).physical_cores is None
 
 
-def test_a_real_board_is_not_called_missing(tmp_path: Path) -> None:
-    root = write(
-        tmp_path,
-        {"proc/device-tree/model": "NVIDIA Jetson Orin", "proc/driver/nvidia/version": "NVRM"},
-    )
-    for device in ("jetson", "cuda"):
-        with pytest.raises(BenchError, match=r"not implemented yet\. .*trtexec"):
-            require_device(device, root)
+def test_a_system_without_these_calls_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(machine_module.os, "sysconf")
+    monkeypatch.delattr(machine_module.os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(machine_module.os, "cpu_count", lambda: 3)
+    assert read_machine(tmp_path).memory_bytes is None
+    assert usable_cores() == [0, 1, 2]
+
+
+def test_an_unknown_device_is_refused() -> None:
+    with pytest.raises(BenchError, match="Unknown device 'tpu': choose cpu, cuda, jetson"):
+        device_of("tpu")
 
 
 def test_interference_counts_only_others() -> None:
@@ -116,19 +118,28 @@ def test_interference_counts_only_others() -> None:
     assert interference_between(before, after) == Interference(other_cores=0.5, stolen_cores=0.1)
 
 
-def test_busy_is_all_work_and_steal_is_none_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    linux = {"user": 3.0, "nice": 1.0, "system": 2.0, "irq": 0.5, "softirq": 0.25}
-    times = SimpleNamespace(**linux, idle=99.0, iowait=50.0, steal=4.0)
-    monkeypatch.setattr(psutil, "cpu_times", lambda: times)
-    now = read_cpu_seconds()
-    assert (now.busy, now.stolen) == (6.75, 4.0)
+def test_busy_is_all_work_and_steal_is_none_of_it(tmp_path: Path) -> None:
+    ticks = os.sysconf("SC_CLK_TCK")
+    #         user, nice, system, idle, iowait, irq, softirq, steal, guest, guest nice
+    seconds = (3, 1, 2, 99, 50, 5, 4, 7, 1, 1)
+    line = " ".join(str(value * ticks) for value in seconds)
+    stat = f"cpu  {line}\ncpu0 {line}\nintr 12 0\n"
+    now = read_cpu_seconds(write_files(tmp_path, {"proc/stat": stat}))
+    assert (now.busy, now.stolen) == (15.0, 7.0)
 
 
-def test_a_system_with_fewer_counters_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    times = SimpleNamespace(user=3.0, nice=1.0, system=2.0, idle=99.0)
-    monkeypatch.setattr(psutil, "cpu_times", lambda: times)
-    now = read_cpu_seconds()
-    assert (now.busy, now.stolen) == (6.0, 0.0)
+def test_an_old_kernel_with_fewer_counters_is_read(tmp_path: Path) -> None:
+    stat = f"cpu  {3 * os.sysconf('SC_CLK_TCK')} 0 0 9\n"
+    now = read_cpu_seconds(write_files(tmp_path, {"proc/stat": stat}))
+    assert (now.busy, now.stolen) == (3.0, 0.0)
+
+
+def test_a_system_without_proc_tells_nothing_of_others(tmp_path: Path) -> None:
+    now = read_cpu_seconds(tmp_path)
+    assert (now.busy, now.stolen) == (None, None)
+    unknown = interference_between(now, now)
+    assert unknown == Interference(other_cores=None, stolen_cores=None)
+    assert likely_cause(STEADY, 1, MACHINE, unknown).startswith("single slow calls")
 
 
 def test_own_work_is_counted_as_own() -> None:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from bench_graphs import Builder, Conv, save_chain
 from onnx import TensorProto
@@ -17,7 +18,7 @@ import bench.run
 from bench.errors import BenchError
 from bench.results.text import render
 from bench.run import bench_files
-from bench.runtimes.onnxruntime_cpu import OnnxRuntimeCpu
+from bench.runtimes.onnxruntime import OnnxRuntime
 from bench.runtimes.openvino_cpu import OpenVinoCpu
 from bench.settings import Settings
 from compress.cli import app
@@ -46,8 +47,15 @@ def test_runs_float_and_quantized_files(tmp_path: Path, quantized: bool) -> None
         assert runtime.input_shape == (1, 3, 8, 8)
         assert runtime.runtime.startswith("OpenVINO 20")
         assert runtime.float_type in {"f32", "bf16", "f16"}
+        assert (runtime.device, runtime.notes, runtime.parts_ns()) == ("CPU", [], {})
         runtime.infer()
-        runtime.infer()
+        assert runtime.outputs()[0].any(), "random values to begin with"
+        for value in (1.0, 2.0):
+            runtime.feed(np.full((1, 3, 8, 8), value, np.float32))
+            runtime.infer()
+            [out] = runtime.outputs()
+            assert out.shape == (1, 8, 8, 8)
+            assert np.allclose(out, 3 * (0.02 if quantized else 0.1) * value, rtol=0.03)
 
 
 def test_reads_an_ir_and_counts_its_weights(net: Path) -> None:
@@ -105,7 +113,7 @@ def test_missing_and_foreign_files_are_refused(net: Path) -> None:
     with pytest.raises(BenchError, match=r"net\.engine' is neither \.onnx nor \.xml"):
         OpenVinoCpu(net.with_suffix(".engine")).__enter__()
     with pytest.raises(BenchError, match=r"net\.xml' is not an \.onnx file"):
-        OnnxRuntimeCpu(net.with_suffix(".xml")).__enter__()
+        OnnxRuntime(net.with_suffix(".xml")).__enter__()
 
 
 def test_inputs_that_are_no_image_are_refused(tmp_path: Path) -> None:

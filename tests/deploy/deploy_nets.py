@@ -11,7 +11,8 @@ from task_nets import TASKS, task_net
 
 from compress.models.exportable import export_metadata, exportable
 from compress.models.head_form import HeadForm
-from deploy.pack import Thresholds, write_bundle
+from deploy.graph_facts import Thresholds
+from deploy.pack import write_bundle
 from export.float_onnx import export_float
 
 LIMITS = Thresholds(score=0.5, iou=0.6, max_boxes=40)

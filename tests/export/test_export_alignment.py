@@ -16,6 +16,8 @@ from ultralytics.nn.tasks import (
 )
 
 from bench.alignment.convs import BOX_BINS, HEAD, IMAGE, conv_sides, misaligned_convs
+from bench.work import work_of
+from compress.prune.cost import macs_cost, total_of
 from export.float_onnx import export_float
 
 IMGSZ = 64
@@ -73,3 +75,9 @@ def test_stock_widths_are_multiples_of_8_but_where_a_head_counts_keypoints(expor
     _, path, _ = export
     ragged = {fault.layer for fault in misaligned_convs(path, 8)}
     assert all("cv4" in layer for layer in ragged), ragged
+
+
+def test_the_files_macs_are_those_of_the_modules(export: Export) -> None:
+    model, path, _ = export
+    counted = sum(layer.macs for layer in work_of(path).layers if layer.weight_bytes)
+    assert counted == total_of(macs_cost(model, IMGSZ), model)

@@ -22,8 +22,8 @@ from export.engine_audit import read_layers
 from export.errors import ExportError
 from export.tensorrt_engine import Engine, EngineSettings, build_engine
 
-VERSIONS = ["8.6.1", "10.3.0", "10.12.0.36", "11.1.0.106"]
-WEAK = ["8.6.1", "10.3.0", "10.12.0.36"]
+VERSIONS = ["8.5.2.2", "8.6.1", "10.3.0", "10.12.0.36", "11.1.0.106"]
+WEAK = ["8.5.2.2", "8.6.1", "10.3.0", "10.12.0.36"]
 CONVS = ["/model.0/conv/Conv", "/model.1/cv1/conv/Conv"]
 
 
@@ -269,8 +269,8 @@ def test_machines_without_tensorrt_or_gpu_are_told_what_to_do(
     with pytest.raises(ExportError, match=r"no NVIDIA GPU.*CUDA initialization failure") as caught:
         build(net)
     assert "this is no error" not in str(caught.value)
-    monkeypatch.setattr(sys.modules["tensorrt"], "__version__", "8.5.2.2")
-    with pytest.raises(ExportError, match=r"8\.5\.2\.2 is too old"):
+    monkeypatch.setattr(sys.modules["tensorrt"], "__version__", "8.4.1.5")
+    with pytest.raises(ExportError, match=r"8\.4\.1\.5 is too old"):
         build(net)
 
 

@@ -7,7 +7,12 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from compress.commands.bench.compare import compare
+from compress.commands.bench.history import history
 from compress.commands.bench.measure import measure
+from compress.commands.bench.profile import profile
+from compress.commands.bench.report import report
+from compress.commands.bench.roofline import roofline
 
 _DEFAULT = "measure"
 
@@ -30,3 +35,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command(_DEFAULT)(measure)
+app.command("profile")(profile)
+app.command("compare")(compare)
+app.command("history")(history)
+app.command("report")(report)
+app.command("roofline")(roofline)

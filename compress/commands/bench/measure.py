@@ -2,33 +2,55 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from compress import output
+from compress.commands.bench.artifacts import Artifacts, expand, measured_accuracy, with_accuracy
 from compress.commands.options import shape_of
 from compress.errors import CompressError
-from compress.faults import guarded
+from compress.faults import STOPPED, guarded
 
-_STOPPED = 130
+if TYPE_CHECKING:
+    from bench.entries import Loader
+    from bench.results.schema import BenchResult
+    from bench.settings import Settings
+    from compress.progress import ConsoleProgress
+
+_PERCENT = 100
+
+
+@dataclass(frozen=True)
+class _Board:
+    """A board to measure on. ``keep``: leave the files there."""
+
+    host: str
+    keep: bool
+    ssh_options: Sequence[str]
 
 
 @guarded
 def measure(
     context: typer.Context,
     artifacts: Annotated[
-        list[Path], typer.Argument(help="Exported files or run folders; the first is the base")
+        list[Path],
+        typer.Argument(help="Exported files, run folders or bundles; the first file is the base"),
     ],
     runtime: Annotated[
         str,
         typer.Option(
             help="onnxruntime, onnxruntime-tensorrt, openvino, tensorrt or torch; or one a file, "
-            "separated by commas [default: by suffix]"
+            "separated by commas [default: what fits file and device]"
         ),
     ] = "",
     device: Annotated[str, typer.Option(help="cpu, cuda or jetson")] = "cpu",
+    host: Annotated[
+        str, typer.Option(help="Measure on this machine, reached by ssh: user@board")
+    ] = "",
     index: Annotated[int, typer.Option(min=0, help="Which GPU")] = 0,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of one inference")] = 1,
     min_seconds: Annotated[float, typer.Option(min=0, help="Least time of measuring")] = 5.0,
@@ -48,15 +70,29 @@ def measure(
     energy_seconds: Annotated[
         float, typer.Option(min=0, help="How long a file runs alone to meter its energy; 0: not")
     ] = 5.0,
+    cuda_graph: Annotated[
+        bool, typer.Option("--cuda-graph/--no-cuda-graph", help="TensorRT: one launch a batch")
+    ] = True,
+    data: Annotated[
+        Path | None, typer.Option(help="Also mAP of each file, on the data of this yaml")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Of --data")] = "val",
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the files on the --host")] = False,
+    ssh_option: Annotated[
+        list[str] | None, typer.Option(help="For ssh -o, such as Port=2222; repeatable")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Keep the result, a JSON file")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page with plots")] = None,
+    md: Annotated[Path | None, typer.Option(help="Write the table as Markdown")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress")] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON document on stdout")
     ] = False,
 ) -> None:
-    """Measure exported files against each other in one interleaved run."""
+    """Measure files against each other in one interleaved run."""
     from bench.results.text import render
-    from bench.run import bench_files
     from bench.settings import Settings
+    from compress.progress import ConsoleProgress
 
     settings = Settings(
         device=device,
@@ -69,15 +105,81 @@ def measure(
         streams=streams,
         images=None if images is None else str(images),
         energy_seconds=energy_seconds,
+        cuda_graph=cuda_graph,
     )
+    board = _Board(host, keep, ssh_option or ()) if host else None
     with output.stdout_for_results():
-        result = bench_files(artifacts, settings, runtimes=_one_each(runtime, len(artifacts)))
+        found = expand(artifacts, device, _one_each(runtime, len(artifacts)))
+        result = _measured(found, settings, board, ConsoleProgress(quiet))
+        _keep(result, out)  # before anything else can fail
+        result = with_accuracy(result, found.accuracy)
+        if data is not None and result["complete"]:
+            accuracy, left_out = measured_accuracy(found, data, split)
+            result = with_accuracy(result, accuracy)
+            result["warnings"] += left_out
+        result["warnings"] += found.notes
+        _keep(result, out, html, md)
     if as_json:
         output.show_json(result)
     else:
         typer.echo(render(result))
     if not result["complete"]:
-        raise typer.Exit(_STOPPED)
+        raise typer.Exit(STOPPED)
+
+
+def _measured(
+    found: Artifacts, settings: Settings, board: _Board | None, progress: ConsoleProgress
+) -> BenchResult:
+    from bench.remote.run import bench_on_host
+    from bench.run import bench_files
+    from compress.commands.bench.engines import read_source, with_engines
+
+    if board is None:
+        paths = with_engines(found.paths, found.runtimes, settings, progress.say)
+        with progress.task("latency", _PERCENT) as bar:
+            return bench_files(
+                paths,
+                settings,
+                runtimes=found.runtimes,
+                labels=found.labels,
+                loaders=_loaders(),
+                progress=bar.advance,
+            )
+    with progress.task(f"latency on {board.host}", _PERCENT) as bar:
+        return bench_on_host(
+            board.host,
+            found.paths,
+            settings,
+            runtimes=found.runtimes,
+            labels=found.labels,
+            progress=bar.advance,
+            keep=board.keep,
+            ssh_options=board.ssh_options,
+            read_source=read_source,
+            tell=progress.say,
+        )
+
+
+def _loaders() -> Mapping[str, Loader]:
+    from bench.entries import TORCH
+    from compress.commands.bench.torch_loader import load_torch
+
+    return {TORCH: load_torch}
+
+
+def _keep(
+    result: BenchResult, out: Path | None, html: Path | None = None, md: Path | None = None
+) -> None:
+    from bench.results.files import write_result
+    from bench.results.page import result_page, write_page
+    from bench.results.text import render
+
+    if out is not None:
+        write_result(out, result)
+    if md is not None:
+        write_page(md, f"{render(result, markdown=True)}\n")
+    if html is not None:
+        write_page(html, result_page(result))
 
 
 def _sizes(text: str) -> list[int] | None:
