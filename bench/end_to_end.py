@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.errors import BenchError
-from bench.loop import Minimum
+from bench.loop import Minimum, measure
 from bench.output_reading import processing_of
 from bench.results.schema import EndToEnd
 from bench.runtimes.base import Runtime
@@ -30,102 +30,133 @@ _LEAST_CALLS = 64
 _WARMUP_CALLS = 3
 
 
-def measure_end_to_end(
-    runtime: Runtime,
-    path: Path,
-    images: Path,
-    settings: Settings,
-    stopped: Callable[[], bool],
-) -> EndToEnd:
-    """Letterbox, inference, decode and NMS of the images in ``images``, in turn.
+class Pipeline:
+    """All steps of one artifact, for one image after the other."""
 
-    Inference is that of the latency with the copies into and out of the runtime's buffers; steps
-    add up to the whole. At most 32 images are taken, drawn with ``settings.seed``, and read before
-    the clock starts. It goes on for half of ``settings.min_seconds`` and at least 64 calls.
+    def __init__(
+        self,
+        runtime: Runtime,
+        path: Path,
+        processing: tuple[Preprocessing, Postprocessing],
+        images: Sequence[Image],
+    ) -> None:
+        """Take a runtime that is entered; see ``prepare``."""
+        self._runtime = runtime
+        self._path = path
+        self._before, self._after = processing
+        self._images = images
+        self._calls = 0
+        self.spent: list[int] = []  # nanoseconds of each of STEPS, in the last call
+        self.boxes = 0  # of the last call
+
+    def run(self) -> None:
+        """Take the next image through all steps.
+
+        Raises:
+            BenchError: the runtime fails, or gives other outputs than it said.
+        """
+        from deploy.decode import candidates_of, in_image, without_overlaps
+        from deploy.processing import input_of, read_outputs
+
+        image = self._images[self._calls % len(self._images)]
+        runtime, settings, clock = self._runtime, self._after, time.perf_counter_ns
+        with _deploy_errors():
+            marks = [clock()]
+            values, place = input_of(image, self._before)
+            marks.append(clock())
+            runtime.feed(values)
+            runtime.infer()
+            outputs = runtime.outputs()
+            marks.append(clock())
+            output, prototypes = read_outputs(outputs, settings, str(self._path))
+            found = candidates_of(output, settings)
+            marks.append(clock())
+            found = without_overlaps(found, settings)
+            marks.append(clock())
+            objects = in_image(found, prototypes, place, settings)
+            marks.append(clock())
+        self.spent = [end - begin for begin, end in zip(marks, marks[1:])]
+        self.boxes = len(objects)
+        self._calls += 1
+
+
+def prepare(
+    runtimes: Mapping[str, Runtime], paths: Mapping[str, Path], source: Path, seed: int
+) -> dict[str, Pipeline]:
+    """A pipeline for each runtime, on the same images, read before any clock starts.
 
     Args:
-        runtime: entered.
-        path: the artifact that it runs; what lies beside it may say how outputs are read.
-        images: an image, or a folder of images.
-        settings: how to measure.
-        stopped: whether to end early; asked between images.
+        runtimes: entered, by label.
+        paths: the artifacts that they run; what lies beside one may say how outputs are read.
+        source: an image, or a folder of images, of which at most 32 are taken.
+        seed: of the choice.
 
     Raises:
-        BenchError: there is no image, nothing says how the file's outputs are read, or the net
-            takes several images at once.
+        BenchError: there is no image, nothing says how a file's outputs are read, or a net takes
+            several images at once.
     """
+    with _deploy_errors():
+        images = _read_images(source, seed)
+    return {
+        label: Pipeline(runtime, paths[label], _processing(runtime, paths[label]), images)
+        for label, runtime in runtimes.items()
+    }
+
+
+def _processing(runtime: Runtime, path: Path) -> tuple[Preprocessing, Postprocessing]:
     if runtime.input_shape[0] != 1:
         raise BenchError(
             f"'{path}' takes {runtime.input_shape[0]} images at once; the end-to-end latency is of "
             "one. Give a shape that begins with 1, or leave --images out."
         )
-    with _deploy_errors():
-        pixels = _read_images(images, settings.seed)
     runtime.infer()
     shapes = [output.shape for output in runtime.outputs()]
-    before, after = processing_of(path, runtime.input_shape, shapes)
-    return _measure(_Pipeline(runtime, path, before, after), pixels, settings, stopped)
+    return processing_of(path, runtime.input_shape, shapes)
 
 
-class _Pipeline:
-    """All steps for one image."""
+def measure_end_to_end(
+    pipelines: Mapping[str, Pipeline],
+    settings: Settings,
+    stopped: Callable[[], bool],
+    progress: ProgressCallback | None = None,
+) -> dict[str, EndToEnd]:
+    """Letterbox, inference, decode and NMS, all files in turn as in the loop of the latency.
 
-    def __init__(
-        self, runtime: Runtime, path: Path, before: Preprocessing, after: Postprocessing
-    ) -> None:
-        self._runtime = runtime
-        self._path = path
-        self._before = before
-        self._after = after
+    Inference holds the copies into and out of the runtime's buffers; steps add up to the whole. It
+    goes on for half of ``settings.min_seconds`` a file and at least 64 images.
 
-    def run(self, image: Image) -> tuple[list[int], int]:
-        """Nanoseconds of each of ``STEPS``, and how many boxes there are."""
-        from deploy.decode import candidates_of, in_image, without_overlaps
-        from deploy.processing import input_of, read_outputs
+    Raises:
+        BenchError: a pipeline fails.
+    """
+    steps: dict[str, list[list[int]]] = {label: [] for label in pipelines}
+    boxes: dict[str, list[int]] = {label: [] for label in pipelines}
 
-        runtime, settings, clock = self._runtime, self._after, time.perf_counter_ns
-        marks = [clock()]
-        values, place = input_of(image, self._before)
-        marks.append(clock())
-        runtime.feed(values)
-        runtime.infer()
-        outputs = runtime.outputs()
-        marks.append(clock())
-        output, prototypes = read_outputs(outputs, settings, str(self._path))
-        found = candidates_of(output, settings)
-        marks.append(clock())
-        found = without_overlaps(found, settings)
-        marks.append(clock())
-        objects = in_image(found, prototypes, place, settings)
-        marks.append(clock())
-        return [end - begin for begin, end in zip(marks, marks[1:])], len(objects)
+    def keep(label: str) -> None:
+        steps[label].append(pipelines[label].spent)
+        boxes[label].append(pipelines[label].boxes)
+
+    measure(
+        {label: pipeline.run for label, pipeline in pipelines.items()},
+        warmup=Minimum(0, _WARMUP_CALLS),
+        minimum=Minimum(settings.min_seconds / 2 * len(pipelines), _LEAST_CALLS),
+        progress=progress,
+        stopped=stopped,
+        after=keep,
+    )
+    return {
+        label: _summary(steps[label], boxes[label]) for label in pipelines if steps[label]
+    }
 
 
-def _measure(
-    pipeline: _Pipeline, images: list[Image], settings: Settings, stopped: Callable[[], bool]
-) -> EndToEnd:
-    minimum = Minimum(settings.min_seconds / 2, _LEAST_CALLS)
-    steps: list[list[int]] = []
-    boxes = 0
-    with _deploy_errors():
-        for call in range(_WARMUP_CALLS):
-            pipeline.run(images[call % len(images)])
-        started = time.perf_counter()
-        # the first call always counts, so that there is something to tell
-        while not steps or (
-            minimum.share(time.perf_counter() - started, len(steps)) < 1 and not stopped()
-        ):
-            spent, found = pipeline.run(images[len(steps) % len(images)])
-            steps.append(spent)
-            boxes += found
+def _summary(steps: Sequence[Sequence[int]], boxes: Sequence[int]) -> EndToEnd:
     return EndToEnd(
         latency_ms=latency_of([sum(spent) for spent in steps]),
         steps_ms={
             name: percentile([spent[place] for spent in steps], 50) / 1e6
             for place, name in enumerate(STEPS)
         },
-        images=min(len(images), len(steps)),
-        boxes=boxes / len(steps),
+        images=min(_MOST_IMAGES, len(steps)),
+        boxes=sum(boxes) / len(boxes),
     )
 
 

@@ -29,8 +29,9 @@ def measure_energy(
         stopped: whether to end early.
     """
     if idle_watts is None:
+        time.sleep(meter.settle_seconds)
         with meter.measured() as rest:
-            time.sleep(_IDLE_SECONDS + meter.settle_seconds)
+            time.sleep(_IDLE_SECONDS)
         idle_watts = rest.watts
     _run_for(runtime, meter.settle_seconds, stopped)
     with meter.measured() as drawn:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from bench.errors import BenchError
+from bench.onnx_file import source_hash
 from bench.runtimes.base import Runtime
 from bench.settings import Settings
 
@@ -68,11 +68,7 @@ class Entry:
 
     def source_sha256(self) -> str | None:
         """Hash of the ONNX file that an engine was built of, as the JSON beside it says."""
-        facts = self.path.with_name(f"{self.path.name}.json")
-        try:
-            return str(json.loads(facts.read_text())["onnx_sha256"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
+        return source_hash(self.path)
 
     @property
     def _parts(self) -> list[Path]:

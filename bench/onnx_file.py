@@ -26,15 +26,22 @@ def load_onnx(path: Path) -> Any:
         raise BenchError(f"'{path}' is truncated or no ONNX file: export it again.") from error
 
 
+def source_hash(engine: Path) -> str | None:
+    """SHA-256 of the ONNX file that ``engine`` was built of, by the JSON beside it, if there is."""
+    try:
+        facts = json.loads(engine.with_name(f"{engine.name}.json").read_text())
+        return str(facts["onnx_sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def source_onnx(engine: Path) -> Path | None:
     """The ONNX file that an engine was built of, found by its hash in the engine's folder.
 
     The hash stands in the JSON that ``compress engine`` leaves beside the engine.
     """
-    try:
-        facts = json.loads(engine.with_name(f"{engine.name}.json").read_text())
-        wanted = str(facts["onnx_sha256"])
-    except (OSError, ValueError, KeyError, TypeError):
+    wanted = source_hash(engine)
+    if wanted is None:
         return None
     files = sorted(engine.parent.glob("*.onnx"), key=lambda file: file.stem != engine.stem)
     return next((file for file in files if _sha256(file) == wanted), None)
