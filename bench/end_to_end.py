@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +20,7 @@ from bench.statistics import latency_of, percentile
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from bench.loop import ProgressCallback
     from deploy.arrays import Image
     from deploy.manifest import Postprocessing, Preprocessing
 
@@ -48,6 +49,11 @@ class Pipeline:
         self._calls = 0
         self.spent: list[int] = []  # nanoseconds of each of STEPS, in the last call
         self.boxes = 0  # of the last call
+
+    @property
+    def images(self) -> int:
+        """How many different images there are."""
+        return len(self._images)
 
     def run(self) -> None:
         """Take the next image through all steps.
@@ -144,18 +150,20 @@ def measure_end_to_end(
         after=keep,
     )
     return {
-        label: _summary(steps[label], boxes[label]) for label in pipelines if steps[label]
+        label: _summary(steps[label], boxes[label], pipeline.images)
+        for label, pipeline in pipelines.items()
+        if steps[label]
     }
 
 
-def _summary(steps: Sequence[Sequence[int]], boxes: Sequence[int]) -> EndToEnd:
+def _summary(steps: Sequence[Sequence[int]], boxes: Sequence[int], images: int) -> EndToEnd:
     return EndToEnd(
         latency_ms=latency_of([sum(spent) for spent in steps]),
         steps_ms={
             name: percentile([spent[place] for spent in steps], 50) / 1e6
             for place, name in enumerate(STEPS)
         },
-        images=min(_MOST_IMAGES, len(steps)),
+        images=min(images, len(steps)),
         boxes=sum(boxes) / len(boxes),
     )
 

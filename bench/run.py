@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,34 +12,25 @@ from typing import TYPE_CHECKING, Any
 from bench.alignment.check import require_alignment
 from bench.devices.choose import device_of
 from bench.devices.machine import Machine, read_machine
-from bench.end_to_end import measure_end_to_end
-from bench.energy import measure_energy
+from bench.end_to_end import Pipeline, prepare
 from bench.entries import Entry, Loader, entries_of
 from bench.errors import BenchStopped
+from bench.extras import Extras, extra_seconds, measure_extras
 from bench.interrupt import stop_at_interrupt
 from bench.loop import Minimum, measure
 from bench.noise import Interference, interference_between, likely_cause, read_cpu_seconds
 from bench.portions import Portions
-from bench.results.schema import (
-    SCHEMA,
-    BenchResult,
-    DeviceReport,
-    EndToEnd,
-    Energy,
-    Row,
-    Throughput,
-)
+from bench.results.schema import SCHEMA, BenchResult, DeviceReport, Row
 from bench.runtimes.base import Runtime
 from bench.settings import Settings
 from bench.statistics import CV_LIMIT, latency_of, median_ratio, samples_needed, summarise
-from bench.throughput import measure_throughput
 
 if TYPE_CHECKING:
     from bench.devices.base import Device, Look
     from bench.loop import ProgressCallback
 
 _WARMUP_ROUNDS = 3
-_LOOP = ""  # no file is called so
+_LOOP, _EXTRAS = "loop", "extras"
 
 
 @dataclass
@@ -52,15 +43,6 @@ class _Timed:
     before: dict[str, Any]
     after: dict[str, Any]
     trace: list[Look]
-
-
-@dataclass
-class _Extras:
-    """What is measured of each file alone, behind the loop."""
-
-    end_to_end: dict[str, EndToEnd] = field(default_factory=dict)
-    throughput: dict[str, Throughput] = field(default_factory=dict)
-    energy: dict[str, Energy] = field(default_factory=dict)
 
 
 def bench_files(
@@ -102,23 +84,26 @@ def bench_files(
         opened = {
             label: stack.enter_context(entry.ready(settings)) for label, entry in files.items()
         }
+        pipelines = _pipelines(opened, files, settings)
+        meter = device.power_meter() if settings.energy_seconds else None
         stopped = stack.enter_context(stop_at_interrupt())
-        portions = Portions(_seconds(opened, device, settings), progress)
+        alone = extra_seconds(settings, len(files), meter)
+        portions = Portions({_LOOP: settings.min_seconds, _EXTRAS: alone}, progress)
         timed = _timed(opened, device, settings, portions.of(_LOOP), stopped)
-        extras = _extras(files, opened, device, settings, portions, stopped)
+        extras = measure_extras(
+            files, opened, pipelines, meter, settings, stopped, portions.of(_EXTRAS)
+        )
         return _result(files, opened, device, settings, timed, extras, complete=not stopped())
 
 
-def _seconds(
-    runtimes: Mapping[str, Runtime], device: Device, settings: Settings
-) -> dict[str, float]:
-    """About how long each part will take; by label what is measured of each file alone."""
-    alone = settings.stream_seconds if settings.streams else 0.0
-    if settings.images is not None:
-        alone += settings.min_seconds / 2
-    if settings.energy_seconds and device.power_meter() is not None:
-        alone += settings.energy_seconds
-    return {_LOOP: settings.min_seconds, **dict.fromkeys(runtimes, alone)}
+def _pipelines(
+    runtimes: Mapping[str, Runtime], files: Mapping[str, Entry], settings: Settings
+) -> dict[str, Pipeline]:
+    """Made first, so that what cannot be read is told before anything is measured."""
+    if settings.images is None:
+        return {}
+    paths = {label: entry.path for label, entry in files.items()}
+    return prepare(runtimes, paths, Path(settings.images), settings.seed)
 
 
 def _timed(
@@ -150,38 +135,13 @@ def _timed(
     return _Timed(samples, parts, interference, before, device.state(), list(trace))
 
 
-def _extras(
-    files: Mapping[str, Entry],
-    runtimes: Mapping[str, Runtime],
-    device: Device,
-    settings: Settings,
-    portions: Portions,
-    stopped: Callable[[], bool],
-) -> _Extras:
-    """All kinds, file by file; what was asked for but not reached stays empty."""
-    extras, meter = _Extras(), device.power_meter()
-    idle = None
-    for label, runtime in runtimes.items():
-        if settings.images is not None and not stopped():
-            extras.end_to_end[label] = measure_end_to_end(
-                runtime, files[label].path, Path(settings.images), settings, stopped
-            )
-        if meter is not None and settings.energy_seconds and not stopped():
-            energy = measure_energy(runtime, meter, settings.energy_seconds, idle, stopped)
-            extras.energy[label], idle = energy, energy["idle_watts"]
-        if settings.streams and not stopped():
-            extras.throughput[label] = measure_throughput(files[label], settings, stopped)
-        portions.of(label)(100)
-    return extras
-
-
 def _result(
     files: Mapping[str, Entry],
     runtimes: Mapping[str, Runtime],
     device: Device,
     settings: Settings,
     timed: _Timed,
-    extras: _Extras,
+    extras: Extras,
     complete: bool,
 ) -> BenchResult:
     machine = read_machine()
@@ -202,6 +162,7 @@ def _result(
         interference=asdict(timed.interference),
         warnings=[
             *_incomplete(complete, timed),
+            *extras.faults,
             *_differences(runtimes),
             *device.doubts(timed.before, timed.after, timed.trace),
             *_variations(timed, settings.threads, machine),
@@ -216,7 +177,7 @@ def _result(
 
 
 def _row(
-    label: str, entry: Entry, runtime: Runtime, timed: _Timed, extras: _Extras, seed: int
+    label: str, entry: Entry, runtime: Runtime, timed: _Timed, extras: Extras, seed: int
 ) -> Row:
     base, samples = next(iter(timed.samples.values())), timed.samples[label]
     latency = latency_of(samples)
@@ -257,7 +218,7 @@ def _differences(runtimes: Mapping[str, Runtime]) -> list[str]:
     shapes = {label: list(runtime.input_shape) for label, runtime in runtimes.items()}
     if len({runtime.input_shape for runtime in runtimes.values()}) > 1:
         warnings.append(f"the files take inputs of different shapes, so speeds differ: {shapes}.")
-    for kind in sorted({runtime.float_type for runtime in runtimes.values()} - {"f32"}):
+    for kind in sorted({runtime.float_type for runtime in runtimes.values()} - {"f32", "unknown"}):
         labels = [f"'{label}'" for label, runtime in runtimes.items() if runtime.float_type == kind]
         warnings.append(
             f"float layers run in {kind}, not f32, on this device: {', '.join(labels)} (its "

@@ -14,7 +14,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import bench.end_to_end
-from bench.end_to_end import STEPS, measure_end_to_end
+from bench.end_to_end import STEPS, measure_end_to_end, prepare
 from bench.errors import BenchError
 from bench.onnx_metadata import read_onnx_metadata
 from bench.run import bench_files
@@ -81,8 +81,9 @@ class Net:
         return [self._cells]
 
 
-def never() -> bool:
-    return False
+def measured(net: Any, path: Path, images: Path, settings: Settings = QUICK) -> Any:
+    pipelines = prepare({"net": net}, {"net": path}, images, settings.seed)
+    return measure_end_to_end(pipelines, settings, lambda: False)["net"]
 
 
 @pytest.fixture
@@ -97,7 +98,7 @@ def images(tmp_path: Path) -> Path:
 
 def test_it_finds_what_the_bundle_finds(tmp_path: Path, images: Path) -> None:
     net, path = Net(), save_net(tmp_path / "net.onnx")
-    found = measure_end_to_end(net, path, images, QUICK, never)
+    found = measured(net, path, images)
     write_bundle(path, "onnxruntime", tmp_path / "bundle", Thresholds())
     detector = Detector(read_bundle(tmp_path / "bundle"))
     files = sorted(images.iterdir())
@@ -126,7 +127,7 @@ def test_the_net_sees_what_the_bundle_shows_it(
     for file in sorted(images.iterdir()):
         detector.detect(read_image(file))
     net = Net()
-    measure_end_to_end(net, path, images, QUICK, never)
+    measured(net, path, images)
     for ours, theirs in zip(net.fed, shown, strict=False):
         np.testing.assert_array_equal(ours, theirs)
 
@@ -155,17 +156,32 @@ def test_steps_add_up_to_the_whole(
 
     monkeypatch.setattr(bench.end_to_end, "time", Clock)
     path = save_net(tmp_path / "net.onnx")
-    found = measure_end_to_end(Net(), path, images, QUICK, never)
+    found = measured(Net(), path, images)
     assert found["steps_ms"] == dict.fromkeys(STEPS, 1.0)
     assert found["latency_ms"]["p50"] == len(STEPS)
 
 
 def test_a_stop_leaves_what_was_measured(tmp_path: Path, images: Path) -> None:
-    found = measure_end_to_end(
-        Net(), save_net(tmp_path / "net.onnx"), images, QUICK, stopped=lambda: True
-    )
-    assert found["latency_ms"]["count"] == 1
-    assert found["images"] == 1
+    nets = {"a": Net(), "b": Net()}
+    path = save_net(tmp_path / "net.onnx")
+    pipelines = prepare(nets, {"a": path, "b": path}, images, 0)
+
+    def stopped() -> bool:
+        return nets["b"].calls >= 1 + 3 + 2  # a look at the outputs, warm-up, two that count
+
+    found = measure_end_to_end(pipelines, QUICK, stopped)
+    assert [found[label]["latency_ms"]["count"] for label in ("a", "b")] == [2, 2]
+    assert found["a"]["images"] == 2
+    assert measure_end_to_end(pipelines, QUICK, lambda: True) == {}
+
+
+def test_what_cannot_be_read_is_told_before_anything_is_measured(
+    tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = save_net(tmp_path / "net.onnx", {**METADATA, "head": "raw"})
+    monkeypatch.setattr("bench.run.measure", lambda *_, **__: pytest.fail("it was measured"))
+    with pytest.raises(BenchError, match="raw maps"):
+        bench_files([path], Settings(images=str(images)))
 
 
 def test_images_are_drawn_by_seed_and_few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,30 +193,30 @@ def test_images_are_drawn_by_seed_and_few(tmp_path: Path, monkeypatch: pytest.Mo
 
     def seen(seed: int) -> list[int]:
         net = Net()
-        found = measure_end_to_end(net, path, folder, Settings(min_seconds=0, seed=seed), never)
+        found = measured(net, path, folder, Settings(min_seconds=0, seed=seed))
         assert found["images"] == 32
         return sorted({round(float(values[0, 0, 0, 0]) * 255) for values in net.fed})
 
     assert len(seen(0)) == 32
     assert seen(0) == seen(0) != seen(1)
     monkeypatch.setattr(bench.end_to_end, "_MOST_BYTES", 4 * 32 * 32 * 3)
-    assert measure_end_to_end(Net(), path, folder, QUICK, never)["images"] == 5
+    assert measured(Net(), path, folder)["images"] == 5
 
 
 def test_a_bundles_thresholds_count(tmp_path: Path, images: Path) -> None:
     bundle = tmp_path / "bundle"
     write_bundle(save_net(tmp_path / "net.onnx"), "onnxruntime", bundle, Thresholds(score=0.75))
-    found = measure_end_to_end(Net(), bundle / "model.onnx", images, QUICK, never)
+    found = measured(Net(), bundle / "model.onnx", images)
     assert found["boxes"] == 1
     (bundle / "labels.txt").write_text("changed\n")
     with pytest.raises(BenchError, match=r"labels.txt' was changed"):
-        measure_end_to_end(Net(), bundle / "model.onnx", images, QUICK, never)
+        measured(Net(), bundle / "model.onnx", images)
 
 
 def test_boxes_of_an_end_to_end_head(tmp_path: Path, images: Path) -> None:
     rows = np.array([[[1, 1, 9, 9, 0.9, 0], [2, 2, 9, 9, 0.8, 1], [0] * 6]], np.float32)
     path = save_net(tmp_path / "net.onnx", {**METADATA, "end2end": "True"}, rows)
-    found = measure_end_to_end(Net(rows), path, images, QUICK, never)
+    found = measured(Net(rows), path, images)
     assert found["boxes"] == 2
 
 
@@ -208,21 +224,21 @@ def test_an_engine_is_read_as_its_onnx_file(tmp_path: Path, images: Path) -> Non
     engine = tmp_path / "net.engine"
     engine.write_bytes(b"engine")
     with pytest.raises(BenchError, match="Put the ONNX file that it was made of beside it"):
-        measure_end_to_end(Net(), engine, images, QUICK, never)
+        measured(Net(), engine, images)
     onnx_file = save_net(tmp_path / "source.onnx")
     facts = tmp_path / "net.engine.json"
     facts.write_text(
         json.dumps({"onnx_sha256": hashlib.sha256(onnx_file.read_bytes()).hexdigest()})
     )
-    assert measure_end_to_end(Net(), engine, images, QUICK, never)["boxes"] == 2
+    assert measured(Net(), engine, images)["boxes"] == 2
     onnx_file.rename(tmp_path / "net.onnx")
     facts.write_text(json.dumps({"onnx_sha256": "of another file"}))
     with pytest.raises(BenchError, match="nothing says how its outputs are read"):
-        measure_end_to_end(Net(), engine, images, QUICK, never)
+        measured(Net(), engine, images)
     facts.write_text(json.dumps({"onnx_sha256": "of another file", "metadata": METADATA}))
-    assert measure_end_to_end(Net(), engine, images, QUICK, never)["boxes"] == 2
+    assert measured(Net(), engine, images)["boxes"] == 2
     facts.unlink()
-    assert measure_end_to_end(Net(), engine, images, QUICK, never)["boxes"] == 2
+    assert measured(Net(), engine, images)["boxes"] == 2
 
 
 @pytest.mark.parametrize(
@@ -242,18 +258,18 @@ def test_outputs_that_are_no_boxes_are_refused(
 ) -> None:
     path = save_net(tmp_path / "net.onnx", metadata)
     with pytest.raises(BenchError, match=message):
-        measure_end_to_end(Net(), path, images, QUICK, never)
+        measured(Net(), path, images)
 
 
 def test_images_that_cannot_be_taken_are_named(tmp_path: Path, images: Path) -> None:
     path = save_net(tmp_path / "net.onnx")
     with pytest.raises(BenchError, match=r"nowhere' does not exist"):
-        measure_end_to_end(Net(), path, tmp_path / "nowhere", QUICK, never)
+        measured(Net(), path, tmp_path / "nowhere")
     with pytest.raises(BenchError, match="takes 2 images at once"):
-        measure_end_to_end(Net(batch=2), path, images, QUICK, never)
+        measured(Net(batch=2), path, images)
     (images / "0.npy").write_bytes(b"damaged")
     with pytest.raises(BenchError, match=r"0.npy' cannot be read as an image"):
-        measure_end_to_end(Net(), path, images, QUICK, never)
+        measured(Net(), path, images)
 
 
 def test_metadata_are_read_as_onnx_reads_them(tmp_path: Path) -> None:
