@@ -42,7 +42,8 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
         except (Exception, KeyboardInterrupt) as error:
             if context.obj.debug:
                 traceback.print_exc()
-            text, code = explain(error) or (_own_up(error, context.obj), _OUR_FAULT)
+            known = explain(error, context.obj.folder is not None)
+            text, code = known or (_own_up(error, context.obj), _OUR_FAULT)
             typer.echo(text, err=True)
             # a missed gate has its run record on stdout already
             if options.get("as_json") and not isinstance(error, GateError):
@@ -52,11 +53,14 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
     return call
 
 
-def explain(error: BaseException) -> tuple[str, int] | None:
-    """Message and exit code for a fault that the user can mend; None for a fault of ours."""
+def explain(error: BaseException, in_run: bool) -> tuple[str, int] | None:
+    """Message and exit code for a fault that the user can mend; None for a fault of ours.
+
+    ``in_run``: stages were running.
+    """
     if isinstance(error, KeyboardInterrupt):
-        kept = "every finished stage is kept, and the same command goes on from there"
-        return f"stopped: {kept}", STOPPED
+        kept = ": every finished stage is kept, and the same command goes on from there"
+        return f"stopped{kept if in_run else '.'}", STOPPED
     if isinstance(error, ModuleNotFoundError):
         message = _missing_library(error.name or "")
         return (message, _MISSING_LIBRARY) if message else None

@@ -23,12 +23,14 @@ class Dialect:
     """How a runtime wants Q/DQ.
 
     ``signed``: activations are s8 around 0. ``int32_bias``: else the bias is float.
-    ``copied_pixels``: upsampling is written as copies.
+    ``copied_pixels``: upsampling is written as copies. ``rounds_moved``: what is only moved
+    (Concat, Split, ...) gets Q/DQ of its own again, which changes no value.
     """
 
     signed: bool
     int32_bias: bool
     copied_pixels: bool = False
+    rounds_moved: bool = True
 
 
 DIALECTS: Mapping[str, Dialect] = MappingProxyType(
@@ -37,7 +39,8 @@ DIALECTS: Mapping[str, Dialect] = MappingProxyType(
         "onnxruntime": Dialect(signed=False, int32_bias=True, copied_pixels=True),
         # reads no zero points, and adds the bias before it rounds
         "tensorrt": Dialect(signed=True, int32_bias=False),
-        "openvino": Dialect(signed=False, int32_bias=False),
+        # computes a Concat between pairs of Q/DQ in float
+        "openvino": Dialect(signed=False, int32_bias=False, rounds_moved=False),
     }
 )
 
@@ -133,7 +136,8 @@ def _written(
     for_convs: dict[str, str] = {}
     for group in placement.groups:
         renamed = for_convs if group.for_readers else for_all
-        for tensor in group.tensors:
+        computed = dict.fromkeys(point.tensor for point in group.points)
+        for tensor in group.tensors if dialect.rounds_moved else computed:
             renamed[tensor] = _rounded(editor, tensor, by_tensor[tensor], dialect)
     for node in editor.nodes:
         conv = view.conv(node)

@@ -63,6 +63,16 @@ def test_a_result_goes_to_every_place_that_is_named(nets: list[Path], tmp_path: 
     assert again.stdout == done.stdout
 
 
+def test_a_place_that_cannot_be_written_is_told_before_measuring(
+    nets: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bench.run.bench_files", lambda *_, **__: pytest.fail("it was measured"))
+    for place in (nets[0].parent, nets[0] / "r.json"):
+        done = call(nets[1], "--out", place)
+        assert done.exit_code == 2, done.output
+        assert "cannot be written" in done.stderr
+
+
 def test_comparing_a_result_with_itself_finds_nothing_slower(
     nets: list[Path], tmp_path: Path
 ) -> None:

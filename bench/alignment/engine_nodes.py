@@ -10,9 +10,10 @@ from typing import Any
 
 from bench.alignment.graph import Node, Role
 from bench.alignment.onnx_nodes import onnx_nodes
+from bench.cuda.names import gpu_name
 from bench.errors import BenchError
 from bench.onnx_file import source_onnx
-from bench.optional import require
+from bench.runtimes.tensorrt_load import deserialize, load_tensorrt, read_facts
 
 _CHANNEL_AXIS = 1
 _ONNX_LAYER = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
@@ -61,14 +62,8 @@ def layers_as_nodes(text: str, path: Path) -> list[Node]:
 
 
 def _inspected(path: Path) -> str:
-    tensorrt = require("tensorrt", "tensorrt")
-    runtime = tensorrt.Runtime(tensorrt.Logger(tensorrt.Logger.ERROR))
-    engine = runtime.deserialize_cuda_engine(path.read_bytes())
-    if engine is None:
-        raise BenchError(
-            f"'{path}' cannot be loaded by TensorRT {tensorrt.__version__}: it is damaged, or was "
-            "built by another version or for another GPU. Build it on this machine."
-        )
+    tensorrt = load_tensorrt(path)
+    engine, _ = deserialize(tensorrt, path, read_facts(path), gpu_name(0))
     inspector = engine.create_engine_inspector()
     return str(inspector.get_engine_information(tensorrt.LayerInformationFormat.JSON))
 

@@ -209,17 +209,16 @@ def fake_tensorrt(monkeypatch: pytest.MonkeyPatch) -> None:
         def deserialize_cuda_engine(self, content: bytes) -> FakeEngine | None:
             return None if content.startswith(b"#") else FakeEngine(content.decode())
 
-    class Logger:
-        ERROR = 1
-
-        def __init__(self, level: int) -> None: ...
+    class ILogger:
+        class Severity:
+            INTERNAL_ERROR, ERROR = range(2)
 
     class LayerInformationFormat:
         JSON = "json"
 
     module: Any = ModuleType("tensorrt")
     module.__version__ = "10.3.0"
-    module.Runtime, module.Logger = Runtime, Logger
+    module.Runtime, module.ILogger = Runtime, ILogger
     module.LayerInformationFormat = LayerInformationFormat
     monkeypatch.setitem(sys.modules, "tensorrt", module)
 
@@ -242,7 +241,7 @@ def test_an_engine_that_does_not_load_names_version_and_gpu(
     fake_tensorrt(monkeypatch)
     path = tmp_path / "net.engine"
     path.write_bytes(b"# of another machine")
-    with pytest.raises(BenchError, match=r"TensorRT 10\.3\.0.*another version.*another GPU"):
+    with pytest.raises(BenchError, match=r"TensorRT 10\.3\.0.*another TensorRT version.*another GPU"):
         conv_sides(path)
     with pytest.raises(BenchError, match="does not exist"):
         conv_sides(tmp_path / "gone.engine")

@@ -232,17 +232,37 @@ def test_each_runtime_reads_the_ranges_in_its_own_way(relu_net: nn.Module) -> No
             assert 127 * found.scale == pytest.approx(63.5 if zero_point == 128 else largest)
 
 
+def rounded_before(graph: QdqGraph, tensor: str) -> list[str]:
+    """The dequantized tensors that ``tensor`` is, or is put together of."""
+    node = graph.producer[tensor]
+    if node.op_type == "DequantizeLinear":
+        return [tensor]
+    assert node.op_type in ("Concat", "Split", "MaxPool", "Resize")
+    moved = node.input if node.op_type == "Concat" else node.input[:1]
+    return [source for name in moved for source in rounded_before(graph, name)]
+
+
+def test_openvino_rounds_nothing_that_is_only_moved(exported: Exported) -> None:
+    graph = QdqGraph(exported.openvino)
+    for node in graph.of_type("QuantizeLinear"):
+        maker = graph.producer.get(node.input[0])
+        assert maker is None or maker.op_type not in ("Concat", "Split", "MaxPool", "Resize")
+
+
 def test_openvino_rounds_inputs_of_convolutions_to_u8_and_keeps_biases_float(
     exported: Exported,
 ) -> None:
     graph, by_tensor = QdqGraph(exported.openvino), exported.ranges.by_tensor()
     for conv in graph.convs(exported.ranges):
         source, weight, bias = conv.input
-        _, scale, zero = graph.dequantized(source)
         integers, scales, zeros = graph.dequantized(weight)
-        group = by_tensor[graph.producer[graph.producer[source].input[0]].input[0]]
-        assert zero.dtype == np.uint8
-        assert (scale, zero) == (np.float32(group.scale), group.zero_point)
+        group = by_tensor.get(source)
+        for rounded in rounded_before(graph, source):
+            _, scale, zero = graph.dequantized(rounded)
+            own = by_tensor[graph.producer[graph.producer[rounded].input[0]].input[0]]
+            assert zero.dtype == np.uint8
+            assert (scale, zero) == (np.float32(own.scale), own.zero_point)
+            assert group in (None, own)
         assert integers.dtype == zeros.dtype == np.int8
         assert not zeros.any()
         assert scales.shape == (len(integers),)

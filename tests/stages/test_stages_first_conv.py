@@ -11,6 +11,7 @@ import pytest
 from small_nets import IMGSZ
 from torch import nn
 
+from bench.settings import Settings
 import compress.stages.placement_choice as choice
 from compress.models.activations import silu_blocks, with_activation
 from compress.models.build import build_model
@@ -38,13 +39,13 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[dict[str, Any]]
     def set_times(*results: tuple[float, float, float]) -> list[dict[str, Any]]:
         asked: list[dict[str, Any]] = []
 
-        def bench(files: list[Path], **settings: Any) -> dict[str, Any]:
+        def bench(files: list[Path], settings: Settings, **more: Any) -> dict[str, Any]:
             speedup, low, high = results[len(asked)]
             convs = [
                 sum(node.op_type == "QuantizeLinear" for node in onnx.load(str(file)).graph.node)
                 for file in files
             ]
-            asked.append({**settings, "rounded": convs})
+            asked.append({**vars(settings), **more, "rounded": convs})
             rows = [{"latency_ms": {"p50": ms}} for ms in (10.0 * speedup, 10.0)]
             rows[1] |= {"speedup": speedup, "speedup_ci": [low, high]}  # type: ignore[dict-item]
             return {"rows": rows}

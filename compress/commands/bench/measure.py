@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,6 +109,7 @@ def measure(
         cuda_graph=cuda_graph,
     )
     board = _Board(host, keep, ssh_option or ()) if host else None
+    _require_writable(out, html, md)
     with output.stdout_for_results():
         found = expand(artifacts, device, _one_each(runtime, len(artifacts)))
         result = _measured(found, settings, board, ConsoleProgress(quiet))
@@ -125,6 +127,19 @@ def measure(
         typer.echo(render(result))
     if not result["complete"]:
         raise typer.Exit(STOPPED)
+
+
+def _require_writable(*files: Path | None) -> None:
+    """Refuse places that cannot be written before anything is measured."""
+    for file in files:
+        if file is None:
+            continue
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CompressError(f"'{file}' cannot be written: {error.strerror}") from error
+        if file.is_dir() or not os.access(file.parent, os.W_OK):
+            raise CompressError(f"'{file}' cannot be written: name a file in a folder of yours")
 
 
 def _measured(
