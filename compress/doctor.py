@@ -41,6 +41,7 @@ EXTRAS: Mapping[str, Mapping[str, str]] = {
         "hypothesis": "hypothesis",
         "ruff": "ruff",
         "mypy": "mypy",
+        "vermin": "vermin",
     },
 }
 _BASE = ("numpy", "pydantic", "rich", "typer")
