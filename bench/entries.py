@@ -41,6 +41,18 @@ class Loader(Protocol):
 
 
 @dataclass(frozen=True)
+class Identity:
+    """What a file is: hash and size (of an IR with its weights).
+
+    ``source_sha256``: hash of the ONNX file that an engine was built of, by the JSON beside it.
+    """
+
+    sha256: str
+    source_sha256: str | None
+    bytes: int
+
+
+@dataclass(frozen=True)
 class Entry:
     """An artifact in a runtime."""
 
@@ -52,23 +64,22 @@ class Entry:
         """The artifact in its runtime, to be entered."""
         return self.load(self.path, settings)
 
-    @property
-    def bytes(self) -> int:
-        """Size of the file; of an IR with its weights."""
-        return sum(part.stat().st_size for part in self._parts)
+    def identity(self) -> Identity:
+        """Hash and size of what is there now.
 
-    def sha256(self) -> str:
-        """Hash of the file; of an IR with its weights."""
-        digest = hashlib.sha256()
-        for part in self._parts:
-            with part.open("rb") as file:
-                while chunk := file.read(1 << 20):
-                    digest.update(chunk)
-        return digest.hexdigest()
-
-    def source_sha256(self) -> str | None:
-        """Hash of the ONNX file that an engine was built of, as the JSON beside it says."""
-        return source_hash(self.path)
+        Raises:
+            BenchError: it cannot be read.
+        """
+        digest, size = hashlib.sha256(), 0
+        try:
+            for part in self._parts:
+                with part.open("rb") as file:
+                    while chunk := file.read(1 << 20):
+                        digest.update(chunk)
+                        size += len(chunk)
+        except OSError as error:
+            raise BenchError(f"'{self.path}' cannot be read: {error.strerror}.") from error
+        return Identity(digest.hexdigest(), source_hash(self.path), size)
 
     @property
     def _parts(self) -> list[Path]:

@@ -25,7 +25,7 @@ _PERCENT = 100
 
 @dataclass
 class Extras:
-    """By label, as far as it was asked for and reached. ``faults``: what went wrong instead."""
+    """By label, as far as it was asked for and ended. ``faults``: what went wrong instead."""
 
     end_to_end: dict[str, EndToEnd] = field(default_factory=dict)
     energy: dict[str, Energy] = field(default_factory=dict)
@@ -74,16 +74,20 @@ def measure_extras(
     extras = Extras()
     if pipelines:
         with extras.keeping("the latency from image to boxes"):
-            extras.end_to_end = measure_end_to_end(pipelines, settings, stopped)
+            measured = measure_end_to_end(pipelines, settings, stopped)
+            extras.end_to_end = {} if stopped() else measured
     idle, reached = None, 0
     for place, (label, runtime) in enumerate(runtimes.items(), start=1):
         if meter is not None and settings.energy_seconds and not stopped():
             with extras.keeping(f"the energy of '{label}'"):
                 found = measure_energy(runtime, meter, settings.energy_seconds, idle, stopped)
-                extras.energy[label], idle = found, found["idle_watts"]
+                if not stopped():  # one that was cut short says little
+                    extras.energy[label], idle = found, found["idle_watts"]
         if settings.streams and not stopped():
             with extras.keeping(f"the throughput of '{label}'"):
-                extras.throughput[label] = measure_throughput(files[label], settings, stopped)
+                streamed = measure_throughput(files[label], settings, stopped)
+                if not stopped():
+                    extras.throughput[label] = streamed
         percent = _PERCENT * place // len(runtimes)
         progress(percent - reached)
         reached = percent

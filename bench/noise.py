@@ -70,6 +70,18 @@ def likely_cause(
     """Why ``samples`` vary, and what to do about it, as one clause. Measured causes come first."""
     if threads > machine.usable_cores:
         return f"{threads} threads share {machine.usable_cores} cores: lower the threads"
+    return _others(machine, interference) or _clock_cause(samples, machine)
+
+
+def likely_cause_off_cpu(machine: Machine, interference: Interference) -> str:
+    """The same for what a GPU computes: of its clock and heat the device's own warnings tell."""
+    return _others(machine, interference) or (
+        "the GPU's clock, its heat or other work on it: lock its clocks, and see the other warnings"
+    )
+
+
+def _others(machine: Machine, interference: Interference) -> str:
+    """What others took of the CPUs; empty if nothing to speak of."""
     if (interference.other_cores or 0.0) > _NOTICEABLE_CORES:
         return (
             f"other processes used {interference.other_cores:.1f} of {machine.logical_cores} cores "
@@ -80,7 +92,7 @@ def likely_cause(
             f"the host took {interference.stolen_cores:.2f} cores from this virtual machine: "
             "measure on a machine of your own"
         )
-    return _clock_cause(samples, machine)
+    return ""
 
 
 def _clock_cause(samples: Series, machine: Machine) -> str:

@@ -27,11 +27,16 @@ def load_onnx(path: Path) -> Any:
 
 
 def source_hash(engine: Path) -> str | None:
-    """SHA-256 of the ONNX file that ``engine`` was built of, by the JSON beside it, if there is."""
+    """SHA-256 of the ONNX file that ``engine`` was built of, by the JSON beside it.
+
+    None where there is none, or the engine was written anew without it.
+    """
     try:
         facts = json.loads(engine.with_name(f"{engine.name}.json").read_text())
+        if facts.get("engine_sha256", "") not in ("", _sha256(engine)):
+            return None
         return str(facts["onnx_sha256"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 

@@ -13,12 +13,18 @@ from bench.alignment.check import require_alignment
 from bench.devices.choose import device_of
 from bench.devices.machine import Machine, read_machine
 from bench.end_to_end import Pipeline, prepare
-from bench.entries import Entry, Loader, entries_of
+from bench.entries import Entry, Identity, Loader, entries_of
 from bench.errors import BenchStopped
 from bench.extras import Extras, extra_seconds, measure_extras
 from bench.interrupt import stop_at_interrupt
 from bench.loop import Minimum, measure
-from bench.noise import Interference, interference_between, likely_cause, read_cpu_seconds
+from bench.noise import (
+    Interference,
+    interference_between,
+    likely_cause,
+    likely_cause_off_cpu,
+    read_cpu_seconds,
+)
 from bench.portions import Portions
 from bench.results.schema import SCHEMA, BenchResult, DeviceReport, Row
 from bench.runtimes.base import Runtime
@@ -30,6 +36,7 @@ if TYPE_CHECKING:
     from bench.loop import ProgressCallback
 
 _WARMUP_ROUNDS = 3
+_CPU = "CPU"
 _LOOP, _EXTRAS = "loop", "extras"
 
 
@@ -84,6 +91,8 @@ def bench_files(
         opened = {
             label: stack.enter_context(entry.ready(settings)) for label, entry in files.items()
         }
+        # now, and not when all is measured: a file may be replaced meanwhile
+        identities = {label: entry.identity() for label, entry in files.items()}
         pipelines = _pipelines(opened, files, settings)
         meter = device.power_meter() if settings.energy_seconds else None
         stopped = stack.enter_context(stop_at_interrupt())
@@ -93,7 +102,12 @@ def bench_files(
         extras = measure_extras(
             files, opened, pipelines, meter, settings, stopped, portions.of(_EXTRAS)
         )
-        return _result(files, opened, device, settings, timed, extras, complete=not stopped())
+        rows = [
+            _row(label, entry, identities[label], opened[label], timed, extras, settings.seed)
+            for label, entry in files.items()
+        ]
+        faults = [*_incomplete(not stopped(), timed), *extras.faults]
+        return _result(opened, device, settings, timed, rows, faults, complete=not stopped())
 
 
 def _pipelines(
@@ -136,12 +150,12 @@ def _timed(
 
 
 def _result(
-    files: Mapping[str, Entry],
     runtimes: Mapping[str, Runtime],
     device: Device,
     settings: Settings,
     timed: _Timed,
-    extras: Extras,
+    rows: list[Row],
+    faults: list[str],
     complete: bool,
 ) -> BenchResult:
     machine = read_machine()
@@ -161,23 +175,25 @@ def _result(
         settings=asdict(settings),
         interference=asdict(timed.interference),
         warnings=[
-            *_incomplete(complete, timed),
-            *extras.faults,
+            *faults,
             *_differences(runtimes),
             *device.doubts(timed.before, timed.after, timed.trace),
-            *_variations(timed, settings.threads, machine),
+            *_variations(timed, runtimes, settings.threads, machine),
         ],
-        rows=[
-            _row(label, entry, runtimes[label], timed, extras, settings.seed)
-            for label, entry in files.items()
-        ],
+        rows=rows,
         samples_ns=timed.samples,
         parts_ns=timed.parts,
     )
 
 
 def _row(
-    label: str, entry: Entry, runtime: Runtime, timed: _Timed, extras: Extras, seed: int
+    label: str,
+    entry: Entry,
+    identity: Identity,
+    runtime: Runtime,
+    timed: _Timed,
+    extras: Extras,
+    seed: int,
 ) -> Row:
     base, samples = next(iter(timed.samples.values())), timed.samples[label]
     latency = latency_of(samples)
@@ -188,9 +204,9 @@ def _row(
         runtime=runtime.runtime,
         device=runtime.device,
         float_type=runtime.float_type,
-        sha256=entry.sha256(),
-        source_sha256=entry.source_sha256(),
-        bytes=entry.bytes,
+        sha256=identity.sha256,
+        source_sha256=identity.source_sha256,
+        bytes=identity.bytes,
         input=list(runtime.input_shape),
         latency_ms=latency,
         parts_ms={part: latency_of(series) for part, series in timed.parts[label].items()},
@@ -209,7 +225,10 @@ def _incomplete(complete: bool, timed: _Timed) -> list[str]:
     if complete:
         return []
     rounds = len(next(iter(timed.samples.values())))
-    return [f"stopped before its time: {rounds} rounds were measured, and nothing after them."]
+    return [
+        f"stopped before its time: {rounds} rounds were measured, and what comes behind the "
+        "latency is not complete."
+    ]
 
 
 def _differences(runtimes: Mapping[str, Runtime]) -> list[str]:
@@ -227,12 +246,17 @@ def _differences(runtimes: Mapping[str, Runtime]) -> list[str]:
     return warnings
 
 
-def _variations(timed: _Timed, threads: int, machine: Machine) -> list[str]:
+def _variations(
+    timed: _Timed, runtimes: Mapping[str, Runtime], threads: int, machine: Machine
+) -> list[str]:
     by_cause: dict[str, list[str]] = {}
     for label, series in timed.samples.items():
         variation = summarise(series).cv
         if variation > CV_LIMIT:
-            cause = likely_cause(series, threads, machine, timed.interference)
+            if runtimes[label].device == _CPU:
+                cause = likely_cause(series, threads, machine, timed.interference)
+            else:
+                cause = likely_cause_off_cpu(machine, timed.interference)
             by_cause.setdefault(cause, []).append(f"'{label}' by {variation:.1%}")
     return [
         f"latency varies (CV over {CV_LIMIT:.1%}): {', '.join(labels)}. Likely cause: {cause}."

@@ -22,7 +22,8 @@ class Work:
 
     ``kind`` is such as ``conv 3x3 s1``. ``outputs`` are its output channels; None of a product of
     two computed tensors. Bytes are those of its tensors as they lie in memory: of an INT8 tensor
-    one an element. Weights are what stands in the file. ``int8``: both of its factors are integers.
+    one an element. Weights are what stands in the file. ``int8``: both of its factors are integers
+    in the file; a runtime need not compute on them.
     """
 
     operator: str

@@ -73,6 +73,32 @@ def test_a_place_that_cannot_be_written_is_told_before_measuring(
         assert "cannot be written" in done.stderr
 
 
+def test_a_place_that_would_lose_something_is_refused(
+    nets: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bench.run.bench_files", lambda *_, **__: pytest.fail("it was measured"))
+    content = nets[1].read_bytes()
+    assert "not for a result" in call(nets[0], "--out", nets[1]).stderr
+    assert nets[1].read_bytes() == content
+    assert "named twice" in call(nets[0], "--out", "r.txt", "--html", "r.txt").stderr
+
+
+def test_what_cannot_be_rated_is_told_before_measuring(
+    nets: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bench.run.bench_files", lambda *_, **__: pytest.fail("it was measured"))
+    done = call(nets[0], "--data", "gone.yaml")
+    assert done.exit_code == 2
+    assert "gone.yaml" in done.stderr
+
+
+def test_options_of_a_board_need_one(nets: list[Path]) -> None:
+    for option in (["--keep"], ["--ssh-option", "Port=1"]):
+        done = call(nets[0], *option)
+        assert done.exit_code == 2
+        assert "--host" in done.stderr
+
+
 def test_comparing_a_result_with_itself_finds_nothing_slower(
     nets: list[Path], tmp_path: Path
 ) -> None:

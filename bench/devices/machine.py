@@ -64,12 +64,12 @@ def turbo(root: Path) -> bool | None:
 
 
 def _cpu_model(cpuinfo: str, root: Path) -> str:
-    """The x86 model name; on an ARM board the name of the board."""
-    found = re.search(r"^model name\s*:\s*(.+)$", cpuinfo, re.MULTILINE)
-    if found:
-        return found[1].strip()
+    """The name of the board where there is one, as on ARM; else the x86 model name."""
     board = read_text(root / "proc/device-tree/model")
-    return board or platform.processor() or platform.machine()
+    if board:  # "model name" is only the architecture there
+        return board
+    found = re.search(r"^model name\s*:\s*(.+)$", cpuinfo, re.MULTILINE)
+    return found[1].strip() if found else platform.processor() or platform.machine()
 
 
 def _physical_cores(cpuinfo: str, root: Path) -> int | None:

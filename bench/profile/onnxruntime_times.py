@@ -24,6 +24,26 @@ if TYPE_CHECKING:
 _WARMUP_ROUNDS = 2
 _KERNEL = "_kernel_time"
 _US_PER_MS = 1e3
+# kernels that multiply on integers, and on floats; all others are neither
+_INT8 = {
+    "ConvInteger",
+    "DynamicQuantizeMatMul",
+    "MatMulInteger",
+    "MatMulIntegerToFloat",
+    "QGemm",
+    "QLinearConv",
+    "QLinearMatMul",
+}
+_FLOAT = {
+    "Conv",
+    "ConvTranspose",
+    "FusedConv",
+    "FusedGemm",
+    "FusedMatMul",
+    "Gemm",
+    "MatMul",
+    "NhwcFusedConv",
+}
 _INPUT_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
@@ -36,6 +56,7 @@ def node_times(
     shape: Sequence[int] | None = None,
     beside: Mapping[str, Callable[[], object]] | None = None,
     progress: ProgressCallback | None = None,
+    int8: dict[str, dict[str, set[bool]]] | None = None,
 ) -> dict[str, dict[str, float]]:
     """Median milliseconds of every operator of several graphs, run in turn on random inputs.
 
@@ -50,6 +71,8 @@ def node_times(
         shape: of the inputs, for files that leave it open.
         beside: calls by name to run in turn with the graphs, for what is to be compared with them.
         progress: is told each new percent points of the loop, 100 in all.
+        int8: takes up, by label, which convolutions and products ran on integers and which on
+            floats: operator -> True, False or, where several have one name, both.
 
     Returns:
         Label -> operator -> milliseconds, in the order in which operators run.
@@ -71,10 +94,13 @@ def node_times(
             minimum=minimum,
             progress=progress,
         )
-        return {
-            label: _read_profile(Path(session.end_profiling()))
-            for label, session in sessions.items()
-        }
+        times = {}
+        for label, session in sessions.items():
+            events = _kernels(Path(session.end_profiling()))
+            times[label] = _medians(events)
+            if int8 is not None:
+                int8[label] = _ran_int8(events)
+        return times
 
 
 def _profiled_session(label: str, model: Path | bytes, threads: int, profile: Path) -> Any:
@@ -106,14 +132,29 @@ def _call(label: str, session: Any, seed: int, shape: Sequence[int] | None) -> C
     return run
 
 
-def _read_profile(path: Path) -> dict[str, float]:
+def _kernels(path: Path) -> list[dict[str, Any]]:
+    """The profile's events of operators, one a run, under the operators' names."""
+    return [
+        {**event, "name": event["name"][: -len(_KERNEL)]}
+        for event in json.loads(path.read_text())
+        if event.get("cat") == "Node" and event["name"].endswith(_KERNEL)
+    ]
+
+
+def _ran_int8(events: Sequence[Mapping[str, Any]]) -> dict[str, set[bool]]:
+    ran: dict[str, set[bool]] = defaultdict(set)
+    for event in events:
+        kernel = event["args"].get("op_name")
+        if kernel in _INT8 or kernel in _FLOAT:
+            ran[event["name"]].add(kernel in _INT8)
+    return dict(ran)
+
+
+def _medians(events: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Operator -> median milliseconds; operators of equal name are added up."""
     samples: dict[tuple[str, str], list[int]] = defaultdict(list)
-    for event in json.loads(path.read_text()):
-        name = event["name"]
-        if event.get("cat") == "Node" and name.endswith(_KERNEL):
-            index = event["args"].get("node_index", "")
-            samples[name[: -len(_KERNEL)], index].append(event["dur"])
+    for event in events:
+        samples[event["name"], event["args"].get("node_index", "")].append(event["dur"])
     times: dict[str, float] = defaultdict(float)
     for (name, _), durations in samples.items():
         times[name] += median(durations[_WARMUP_ROUNDS:]) / _US_PER_MS

@@ -27,6 +27,7 @@ def openvino_node_times(
     seed: int = 0,
     shape: Sequence[int] | None = None,
     beside: Mapping[str, Callable[[], object]] | None = None,
+    int8: dict[str, dict[str, set[bool]]] | None = None,
 ) -> dict[str, dict[str, float]]:
     """Median milliseconds of every operator of several graphs, run in turn on random inputs.
 
@@ -37,6 +38,8 @@ def openvino_node_times(
         seed: of the random inputs in [0, 1).
         shape: of the input, for files that leave it open.
         beside: calls by name to run in turn with the graphs, for what is to be compared with them.
+        int8: takes up, by label, which convolutions and products ran on integers and which on
+            floats: operator -> True, False or, where several have one name, both.
 
     Returns:
         Label -> operator -> milliseconds. Names of layout changes begin with ``Reorder``; what
@@ -47,14 +50,17 @@ def openvino_node_times(
             open.
     """
     samples: dict[str, list[dict[str, float]]] = {label: [] for label in models}
+    runtimes = {
+        label: OpenVinoCpu(path, threads, shape=shape, seed=seed, profiled=True)
+        for label, path in models.items()
+    }
     with ExitStack() as stack:
         calls: dict[str, Callable[[], object]] = dict(beside or {})
-        for label, path in models.items():
-            runtime = stack.enter_context(
-                OpenVinoCpu(path, threads, shape=shape, seed=seed, profiled=True)
-            )
-            calls[label] = _profiling(runtime, samples[label])
+        for label, runtime in runtimes.items():
+            calls[label] = _profiling(stack.enter_context(runtime), samples[label])
         measure(calls, warmup=Minimum(0, _WARMUP_ROUNDS), minimum=minimum)
+        if int8 is not None:
+            int8.update({label: _ran_int8(runtime) for label, runtime in runtimes.items()})
     return {label: _medians(rounds[_WARMUP_ROUNDS:]) for label, rounds in samples.items()}
 
 
@@ -64,6 +70,13 @@ def _profiling(runtime: OpenVinoCpu, rounds: list[dict[str, float]]) -> Callable
         rounds.append(runtime.node_times())
 
     return run
+
+
+def _ran_int8(runtime: OpenVinoCpu) -> dict[str, set[bool]]:
+    ran: dict[str, set[bool]] = defaultdict(set)
+    for operator, int8 in runtime.ran_int8().items():
+        ran[_named(operator)].add(int8)
+    return dict(ran)
 
 
 def _medians(rounds: list[dict[str, float]]) -> dict[str, float]:

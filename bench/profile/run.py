@@ -93,10 +93,18 @@ def profile_files(
     with ExitStack() as stack:
         opened = {k: stack.enter_context(entry.ready(settings)) for k, entry in entries.items()}
         undisturbed = {label: _Undisturbed(opened[label].infer) for label in opened}
-        times = _operator_times(runtime, entries, settings, undisturbed)
+        times, int8 = _operator_times(runtime, entries, settings, undisturbed)
         versions = {label: opened[label].runtime for label in opened}
     profiles = [
-        _profile(entries[label].path, label, versions[label], times[label], call, settings)
+        _profile(
+            entries[label].path,
+            label,
+            versions[label],
+            times[label],
+            int8.get(label, {}),
+            call,
+            settings,
+        )
         for label, call in undisturbed.items()
     ]
     changes = changes_between(*(profile.rows for profile in profiles)) if len(paths) == 2 else []
@@ -164,7 +172,8 @@ def _operator_times(
     entries: Mapping[str, Entry],
     settings: Settings,
     undisturbed: Mapping[str, Callable[[], None]],
-) -> dict[str, dict[str, float]]:
+) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, set[bool]]]]:
+    """By label: milliseconds of operators, and whether they ran on integers where that is told."""
     files = {label: entry.path for label, entry in entries.items()}
     beside = {f"{label}, undisturbed": call for label, call in undisturbed.items()}
     minimum, seed, shape = _minimum(settings), settings.seed, settings.shape
@@ -174,14 +183,22 @@ def _operator_times(
         measure(beside, warmup=Minimum(0, 0), minimum=minimum)
         return tensorrt_node_times(
             files, minimum=minimum, shape=shape, index=settings.index, seed=seed
-        )
+        ), {}
     if runtime == OPENVINO:
         from bench.profile.openvino_times import openvino_node_times as node_times
     else:
         from bench.profile.onnxruntime_times import node_times
-    return node_times(
-        files, threads=settings.threads, minimum=minimum, seed=seed, shape=shape, beside=beside
+    int8: dict[str, dict[str, set[bool]]] = {}
+    times = node_times(
+        files,
+        threads=settings.threads,
+        minimum=minimum,
+        seed=seed,
+        shape=shape,
+        beside=beside,
+        int8=int8,
     )
+    return times, int8
 
 
 def _profile(
@@ -189,6 +206,7 @@ def _profile(
     label: str,
     runtime: str,
     times: Mapping[str, float],
+    int8: Mapping[str, set[bool]],
     undisturbed: _Undisturbed,
     settings: Settings,
 ) -> Profile:
@@ -202,7 +220,7 @@ def _profile(
         file=str(path),
         label=label,
         runtime=runtime,
-        rows=rows_of(times, net),
+        rows=rows_of(times, net, int8),
         sum_ms=sum(times.values()),
         latency_ms=undisturbed.median_ms,
         notes=notes,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bench.profile.rows import Change, LayerRow, heaviest, slow_for_their_work
+from bench.profile.rows import Change, LayerRow, heaviest, not_in_int8, slow_for_their_work
 from bench.profile.run import Profile, Profiles
 from bench.text_table import text_table
 
@@ -100,6 +100,12 @@ def _verdict(profile: Profile) -> list[str]:
             f"Slow for their MACs (under {_SLOW:.0%} of the speed of the best layer of their "
             f"type): {_listed(named)}. Fewer MACs win little there: look at channel counts, kinds "
             "and layouts."
+        )
+    lost = not_in_int8(profile.rows)
+    if lost:
+        lines.append(
+            f"{len(lost)} of {len(profile.rows)} rows have Q/DQ but ran in float, wholly or in "
+            f"part: {_listed([row.module for row in lost])}."
         )
     cost = profile.sum_ms - profile.latency_ms
     lines.append(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bench.errors import BenchError, BenchStopped
+from bench.remote.answers import has, json_of, readable, unexpected_answer
 from bench.remote.job import RESULT, Job, Step
 from bench.remote.parcels import Parcel
 from bench.remote.progress import StepLog
@@ -78,11 +78,11 @@ class Command:
         job = self._job
         hashes = {parcel.name: parcel.sha256 for parcel in job.parcels}
         opened = session.ask("open", id=job.id, modules=job.modules, wanted=hashes)
-        self.folder = opened["folder"]
+        self.folder = readable(opened["folder"])
         self._ahead = opened["now"] - time.time()
         try:
             if self.result is None:
-                self._require(opened["lacking"])
+                self._require([readable(name) for name in opened["lacking"]])
                 self._send(session, opened["missing"])
                 for step in job.steps:
                     self._follow(session, step)
@@ -176,27 +176,42 @@ class Command:
         """What the board says, with our names of the files."""
         text = text.replace(f"{self.folder}/", "")
         for there, here in self._job.names.items():
-            text = text.replace(there, here)
+            text = text.replace(readable(there), here)
         return text
 
     def _fetched(self, session: Session) -> BenchResult:
         """The result, with our names, settings and labels in it."""
-        text = session.ask("fetch", name=RESULT)["text"]
-        result = checked(json.loads(text), f"the result of '{self._host}'")
+        result = checked(self._document(session, RESULT), f"the result of '{self._host}'")
         result["host"] = self._host
         if abs(self._ahead) > _CLOCK_SECONDS:  # many boards have no battery for theirs
-            created = datetime.fromisoformat(result["created"]) - timedelta(seconds=self._ahead)
-            result["created"] = created.isoformat(timespec="seconds")
+            result["created"] = self._in_our_time(result["created"])
         result["settings"] = asdict(self._settings)
         result["warnings"] = [self._in_our_words(text) for text in result["warnings"]]
         for row in result["rows"]:
             row["file"] = self._in_our_words(row["file"])
             engine = self._job.built.get(row["label"])
             if engine is not None:
-                facts = json.loads(session.ask("fetch", name=f"{engine}.json")["text"])
+                facts = self._document(session, f"{engine}.json")
+                if not has(facts, {"tensorrt": str, "notes": list}):
+                    raise unexpected_answer(self._host, "the facts of its engine", str(facts))
                 row["notes"] = [
                     f"the engine was built there by TensorRT {facts['tensorrt']}",
                     *facts["notes"],
                     *row["notes"],
                 ]
         return result
+
+    def _document(self, session: Session, name: str) -> Any:
+        """A JSON file of the job."""
+        text = session.ask("fetch", name=name)["text"]
+        try:
+            return json_of(text)
+        except ValueError:
+            raise unexpected_answer(self._host, f"the JSON of '{name}'", text) from None
+
+    def _in_our_time(self, created: str) -> str:
+        try:
+            ours = datetime.fromisoformat(created) - timedelta(seconds=self._ahead)
+        except (ValueError, OverflowError):
+            raise unexpected_answer(self._host, "when it measured", created) from None
+        return ours.isoformat(timespec="seconds")

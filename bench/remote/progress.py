@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections import deque
 from typing import TYPE_CHECKING
 
 from bench.errors import BenchError, BenchStopped
+from bench.remote.answers import has, json_of, readable
 from bench.worker_lines import FAULT, PROGRESS
 
 if TYPE_CHECKING:
@@ -36,11 +36,11 @@ class StepLog:
     def fault(self) -> BenchError:
         """Why the step has no result: what it said, or that it died."""
         if self._fault is not None:
-            code, text = self._fault.get("exit_code"), str(self._fault.get("error"))
+            code, text = self._fault.get("exit_code"), str(self._fault["error"])
             if code == BenchStopped.exit_code:
                 return BenchStopped(text)
             return BenchError(text)
-        last = "\n".join([*self._said, self._rest]).strip() or "nothing"
+        last = readable("\n".join([*self._said, self._rest])).strip() or "nothing"
         return BenchError(
             "the process there ended without a result: it was killed (out of memory?), it crashed, "
             f"or the board was restarted. Its last words: {last}"
@@ -54,9 +54,11 @@ class StepLog:
                     self._progress(points)
                 return
             if line.startswith(FAULT):
-                self._fault = dict(json.loads(line[len(FAULT) :]))
-                return
-        except (TypeError, ValueError):
+                fault = json_of(line[len(FAULT) :])
+                if has(fault, {"error": str}):
+                    self._fault = fault
+                    return
+        except ValueError:
             pass  # then a library wrote it
         if line.strip():
             self._said.append(line.strip())

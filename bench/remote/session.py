@@ -11,6 +11,7 @@ from typing import Any
 
 from bench.errors import BenchError
 from bench.remote.agent import MARK
+from bench.remote.answers import has, readable, unexpected_answer
 from bench.remote.ssh import LOST, connection_fault, ssh_command
 
 _CHUNK = 1 << 18
@@ -38,6 +39,15 @@ class Full(Refusal):
 
 
 _REFUSALS = {"busy": Busy, "full": Full}
+_REFUSED = {"refused": str, "error": str}
+_HELLO = "a word that it is there"
+# what an answer has to hold; those of other requests are empty
+_ANSWERS: dict[str, dict[str, type]] = {
+    _HELLO: {"python": str},
+    "open": {"folder": str, "lacking": list, "missing": list, "now": float},
+    "look": {"running": bool, "done": bool, "log": str, "offset": int},
+    "fetch": {"text": str},
+}
 
 
 class Session:
@@ -46,6 +56,7 @@ class Session:
     def __init__(self, host: str, options: Sequence[str] = ()) -> None:
         """Name the board; see ``bench.remote.ssh.ssh_command``."""
         self.host = host
+        self._options = options
         self._command = ssh_command(host, options, f"python3 -c '{_BOOTSTRAP}'")
 
     def __enter__(self) -> Session:
@@ -66,7 +77,7 @@ class Session:
         source = Path(__file__).with_name("agent.py").read_bytes()
         try:
             self._send(b"%d\n%s" % (len(source), source))
-            self._answer()
+            self._answer(_HELLO)
         except BaseException:
             self.__exit__()
             raise
@@ -93,9 +104,10 @@ class Session:
         Raises:
             Refusal: it cannot.
             ConnectionLost: it is out of reach.
+            BenchError: what answers is not the agent.
         """
         self._send(json.dumps({"do": request, **fields}).encode() + b"\n")
-        return self._answer()
+        return self._answer(request)
 
     def put(
         self, name: str, sha256: str, chunks: Iterator[bytes], stopped: Callable[[], bool]
@@ -109,7 +121,7 @@ class Session:
         self._send(json.dumps({"do": "put", "name": name, "sha256": sha256}).encode() + b"\n")
         whole = self._send_chunks(chunks, stopped)
         self._send(b"0\n" if whole else b"-1\n")
-        self._answer()
+        self._answer("put")
         return whole
 
     def _send_chunks(self, chunks: Iterator[bytes], stopped: Callable[[], bool]) -> bool:
@@ -131,29 +143,40 @@ class Session:
         except OSError:
             raise self._ended(b"") from None
 
-    def _answer(self) -> dict[str, Any]:
+    def _answer(self, request: str) -> dict[str, Any]:
         stdout, unexpected = self._process.stdout, b""
         assert stdout is not None
         for line in stdout:
             if line.startswith(MARK.encode()):
-                answer: dict[str, Any] = json.loads(line[len(MARK) :])
-                if "refused" in answer:
-                    kind = _REFUSALS.get(answer["refused"], Refusal)
-                    raise kind(f"'{self.host}': {answer['error']}")
-                return answer
+                return self._checked(request, line[len(MARK) :])
             unexpected += line
         raise self._ended(unexpected)
+
+    def _checked(self, request: str, said: bytes) -> dict[str, Any]:
+        """An answer. Its names of files are left as they are, since they are compared."""
+        try:
+            answer = json.loads(said)
+        except (ValueError, RecursionError):
+            answer = None
+        refused = isinstance(answer, dict) and "refused" in answer
+        if not has(answer, _REFUSED if refused else _ANSWERS.get(request, {})):
+            wanted = request if request == _HELLO else f"the answer to '{request}'"
+            raise unexpected_answer(self.host, wanted, said.decode("utf-8", "replace"))
+        if refused:
+            kind = _REFUSALS.get(answer["refused"], Refusal)
+            raise kind(f"'{self.host}': {readable(answer['error'])}")
+        return dict(answer)
 
     def _ended(self, unexpected: bytes) -> BenchError:
         """Why there is no agent any more."""
         code = self._process.wait()
         self._complaints.seek(0)
         complaint = self._complaints.read().decode("utf-8", "replace")
-        said = (unexpected.decode("utf-8", "replace") + complaint).strip()[-_SHOWN:]
+        said = readable((unexpected.decode("utf-8", "replace") + complaint).strip()[-_SHOWN:])
         if code == LOST:
-            return connection_fault(self.host, complaint)
+            return connection_fault(self.host, self._options, complaint)
         if _TOO_OLD in complaint:
-            found = complaint.split(_TOO_OLD)[1].split()[0]
+            found = readable(complaint.split(_TOO_OLD)[1].strip().split("\n")[0])
             return BenchError(
                 f"'{self.host}' has Python {found}; the bench needs 3.8 or newer (JetPack 5). "
                 "Install one and put it first on PATH as python3."

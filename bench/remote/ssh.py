@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 from collections.abc import Sequence
 
 from bench.errors import BenchError
+from bench.remote.answers import readable
 
 LOST = 255  # what ssh exits with where it is not the command that failed
 # The first value that ssh is given counts: these cannot be changed,
@@ -49,19 +51,20 @@ def ssh_command(host: str, options: Sequence[str], command: str) -> list[str]:
     return [program, *wanted, "--", host, command]
 
 
-def connection_fault(host: str, complaint: str) -> BenchError:
+def connection_fault(host: str, options: Sequence[str], complaint: str) -> BenchError:
     """The error behind what ssh wrote; ``ConnectionLost`` where waiting may help."""
     told = _told(complaint)
+    target = " ".join([*(f"-o {shlex.quote(option)}" for option in options), shlex.quote(host)])
     for words, lost, remedy in _MEANINGS:
         if re.search(words, complaint, re.IGNORECASE):
             kind = ConnectionLost if lost else BenchError
-            return kind(f"'{host}': {remedy.format(host=host)} ssh says: {told}")
+            return kind(f"'{host}': {remedy.format(target=target)} ssh says: {told}")
     return ConnectionLost(f"'{host}': the connection failed. ssh says: {told}")
 
 
 def _told(complaint: str) -> str:
     lines = [line.strip(" @\r") for line in complaint.splitlines()]
-    return " ".join(line for line in lines if line)[-_SHOWN:] or "nothing."
+    return readable(" ".join(line for line in lines if line))[-_SHOWN:] or "nothing."
 
 
 _MEANINGS = (
@@ -70,18 +73,18 @@ _MEANINGS = (
         False,
         "its host key is not the one that is known: the board was set up anew, or somebody "
         "listens in. Make sure which; then forget the old key (ssh-keygen -R) and run "
-        "'ssh {host}' once by hand to see and accept the new one.",
+        "'ssh {target}' once by hand to see and accept the new one.",
     ),
     (
         r"host key verification failed|host key is known",
         False,
-        "its host key is not known yet. Run 'ssh {host}' once by hand to see and accept it.",
+        "its host key is not known yet. Run 'ssh {target}' once by hand to see and accept it.",
     ),
     (
         r"permission denied|too many authentication failures",
         False,
         "the board does not let you in. A key has to do, since nobody can type a password here: "
-        "'ssh-copy-id {host}', and ssh-add where the key has a passphrase.",
+        "'ssh-copy-id {target}', and ssh-add where the key has a passphrase.",
     ),
     (
         r"could not resolve hostname|name or service not known",

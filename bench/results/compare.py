@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import BenchError
 from bench.results.schema import BenchResult, Row
-from bench.statistics import drawn_medians, interval, percentile
+from bench.statistics import drawn_medians, interval, percentile, samples_needed
 
 if TYPE_CHECKING:
     from bench.statistics import Series
 
 TOLERANCE = 0.03  # two runs on a quiet machine differ by this much without a reason
 SLOWER, FASTER, SAME = "slower", "faster", "same"
+BASE, TOO_FEW = "base", "too few samples"
 ONLY_BEFORE, ONLY_AFTER = "only before", "only after"
-_WHO = ("cpu", "physical_cores", "logical_cores")  # what another value makes another machine of
+_CORES = ("physical_cores", "logical_cores")
+_WHO = ("cpu", *_CORES)  # what another value makes another machine of
 _HOW = ("usable_cores", "governor", "turbo", "virtual", "memory_bytes", "system", "python")
 _SETTINGS = ("threads", "index", "shape", "cuda_graph", "min_seconds")
 _ROW = ("runtime", "float_type", "input")
@@ -27,7 +29,7 @@ class Change:
     """What became of a file. ``ratio``: median time after over before, above 1 where slower.
 
     ``low`` and ``high`` hold it with 95 % confidence, each run being one of many that might have
-    been. None for what only one result has.
+    been. None for what only one result has, the interval also where samples are too few.
     """
 
     label: str
@@ -79,11 +81,16 @@ def compare(
         any_machine: compare results of different machines, too.
 
     Raises:
-        BenchError: no file is in both, or the machines differ.
+        BenchError: no file is in both (``relative``: fewer than two), or the machines differ.
     """
     if tolerance < 0:
         raise BenchError(f"The tolerance {tolerance} is below 0: give a share such as 0.03.")
     shared = _shared(before, after)
+    if relative and len(shared) < 2:
+        raise BenchError(
+            f"Only '{shared[0]}' is in both results: --relative holds files against the first "
+            "common one, so it takes two. Leave it out, or measure another file in both runs."
+        )
     others = other_machine(before, after, shared)
     if others and not any_machine:
         raise BenchError(
@@ -96,20 +103,28 @@ def compare(
     if relative or _moved_alike(changes):
         held = [_change(before, after, [label, shared[0]], tolerance) for label in shared]
         moved = [] if relative else [_moved(changes, held, shared[0])]
-        changes = changes or held
+        changes = changes or [replace(held[0], verdict=BASE), *held[1:]]
     return Comparison(
         changes=[*changes, *_alone(before, after)],
         tolerance=tolerance,
         relative=relative,
-        differences=[*others, *_differences(before, after, shared)],
-        notes=[*moved, *_incomplete(before, after), *_warned(before, after)],
+        differences=list(dict.fromkeys([*others, *_differences(before, after, shared)])),
+        notes=[
+            *moved,
+            *(_other_base(changes[0]) if relative else []),
+            *_too_few(before, after, shared),
+            *_incomplete(before, after),
+            *_warned(before, after),
+        ],
     )
 
 
 def time_ratio(
     before: Sequence[Series], after: Sequence[Series], tolerance: float
-) -> tuple[str, float, float, float]:
+) -> tuple[str, float, float | None, float | None]:
     """Verdict, ratio and interval of ``after`` over ``before``, two independent runs.
+
+    Too few samples for a median have no interval.
 
     Each holds a file's samples and, where times are multiples of a base's, those of the base. The
     runs are drawn apart from each other, in blocks of rounds, a file and its base together.
@@ -117,6 +132,8 @@ def time_ratio(
     ratio = _time([percentile(each, 50) for each in after]) / _time(
         [percentile(each, 50) for each in before]
     )
+    if min(len(each) for each in (*before, *after)) < samples_needed(50):
+        return TOO_FEW, float(ratio), None, None
     old, new = drawn_medians(*before, seed=0), drawn_medians(*after, seed=1)
     low, high = interval(_time(new.T) / _time(old.T))
     verdict = SAME
@@ -137,8 +154,9 @@ def other_machine(
     labels = _shared(before, after) if shared is None else shared
     old, new = _rows(before), _rows(after)
     return [
-        *_changed(before["machine"], after["machine"], _WHO),
+        *_changed(before["machine"], after["machine"], _who(before, after)),
         *_changed({"device": before["device"]["name"]}, {"device": after["device"]["name"]}),
+        *_changed(before["device"]["facts"], after["device"]["facts"], ["module"]),
         *dict.fromkeys(
             text
             for label in labels
@@ -147,6 +165,12 @@ def other_machine(
             )
         ),
     ]
+
+
+def _who(before: BenchResult, after: BenchResult) -> Sequence[str]:
+    """Facts of a machine that are its own: a Jetson's power mode switches cores off."""
+    on_jetson = any(result["device"]["facts"].get("module") for result in (before, after))
+    return ["cpu"] if on_jetson else _WHO
 
 
 def _time(medians: Sequence[Any]) -> Any:
@@ -235,7 +259,7 @@ def _differences(before: BenchResult, after: BenchResult, shared: Sequence[str])
         for text in _changed(dict(old[label]), dict(new[label]), _ROW)
     ]
     return [
-        *_changed(before["machine"], after["machine"], _HOW),
+        *_changed(before["machine"], after["machine"], (*_CORES, *_HOW)),
         *_changed(before["device"]["facts"], after["device"]["facts"]),
         *_changed(before["settings"], after["settings"], _SETTINGS),
         *rows,
@@ -257,6 +281,28 @@ def _text(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {_text(part)}" for name, part in value.items())
     return "not known" if value is None else str(value)
+
+
+def _other_base(base: Change) -> list[str]:
+    if base.same_file:
+        return []
+    return [
+        f"'{base.label}', which times are held against, is not the same file in both results: "
+        "what changed in it looks like a change of the others."
+    ]
+
+
+def _too_few(before: BenchResult, after: BenchResult, shared: Sequence[str]) -> list[str]:
+    counts = {
+        name: min(len(result["samples_ns"][label]) for label in shared)
+        for name, result in (("before", before), ("after", after))
+    }
+    return [
+        f"the result {name} has {count} samples a file; a median takes {samples_needed(50)}: "
+        "measure longer."
+        for name, count in counts.items()
+        if count < samples_needed(50)
+    ]
 
 
 def _incomplete(before: BenchResult, after: BenchResult) -> list[str]:

@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from bench.errors import BenchError
-from bench.results.schema import SCHEMA, BenchResult
+from bench.results.schema import SCHEMA, BenchResult, Row
+from bench.statistics import percentile
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter, ValidationError
 
 _MOST_FAULTS = 5  # that a message lists
+_MOST_NS = 2**63 - 1  # of 64 bits
+_MOST_SEEN = 1e15  # in a trace; beyond it nothing can be drawn
 
 
 def write_result(path: Path, result: BenchResult) -> None:
@@ -129,12 +132,25 @@ def _contradictions(result: BenchResult) -> list[str]:
             faults.append(f"rows.{place}.speedup_ci: it is no pair")
         if row["latency_ms"]["p50"] <= 0:
             faults.append(f"rows.{place}.latency_ms.p50: it is not above 0")
-        samples = result["samples_ns"].get(row["label"])
-        if not samples or min(samples) <= 0:
-            faults.append(f"samples_ns.{row['label']}: there are none, or some not above 0")
+        faults += _sample_faults(place, row, result["samples_ns"].get(row["label"], []))
     if len({len(result["samples_ns"].get(label, ())) for label in labels}) > 1:
         faults.append("samples_ns: the series are not of one length")
-    return faults
+    for place, look in enumerate(result["device"]["trace"]):
+        faults += [
+            f"device.trace.{place}.{name}: it is not finite, or too large"
+            for name, value in look.items()
+            if isinstance(value, (int, float)) and not abs(value) < _MOST_SEEN
+        ]
+    return faults if len(faults) <= _MOST_FAULTS else [*faults[:_MOST_FAULTS], "and more"]
+
+
+def _sample_faults(place: int, row: Row, samples: Sequence[int]) -> list[str]:
+    name = f"samples_ns.{row['label']}"
+    if not samples or min(samples) <= 0 or max(samples) > _MOST_NS:
+        return [f"{name}: there are none, or some not above 0 or beyond 64 bits"]
+    if not math.isclose(row["latency_ms"]["p50"] * 1e6, percentile(samples, 50)):
+        return [f"rows.{place}.latency_ms.p50: it is not the median of {name}"]
+    return []
 
 
 def _finite(value: Any) -> Any:

@@ -122,13 +122,16 @@ def _title(result: BenchResult, row: Row) -> str:
     """What must be alike for times to be one series."""
     machine, settings = result["machine"], result["settings"]
     chip = "" if row["device"] == "CPU" else f", {row['device']}"
-    mode = result["device"]["facts"].get("power_mode")  # of a Jetson
+    facts = result["device"]["facts"]
+    module = f", {facts['module']}" if facts.get("module") else ""  # of a Jetson
+    mode = facts.get("power_mode")
     power = f", {mode.get('name')}" if isinstance(mode, dict) else ""
     threads = settings.get("threads")
     shape = "x".join(str(size) for size in row["input"])
     runtime = re.sub(r"\s+\d[\w.+-]*", "", row["runtime"])  # versions come and go
     count = f"{threads} thread{'' if threads == 1 else 's'}"
-    return f"{machine.get('cpu')}{chip}{power}, {runtime}, {count}, {shape}"
+    cpu = machine.get("cpu") or "unknown"
+    return f"{cpu}{module}{chip}{power}, {runtime}, {count}, {shape}"
 
 
 def _moment(created: str) -> datetime:

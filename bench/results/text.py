@@ -90,7 +90,7 @@ def notes_of(result: BenchResult) -> list[str]:
     remarks = dict.fromkeys(f"{row['label']}: {note}" for row in rows for note in row["notes"])
     return [
         *stopped,
-        f"{_place(result)}; inference alone, without letterbox and NMS; {count} rounds, all files "
+        f"{_place(result)}; inference alone (what the file computes); {count} rounds, all files "
         "in turn.",
         *_scopes(rows),
         *(f"- : p{percent} needs {samples_needed(percent)} samples." for percent in missing),
@@ -149,9 +149,10 @@ def _place(result: BenchResult) -> str:
     machine, settings, rows = result["machine"], result["settings"], result["rows"]
     host = f"{result['host']}: " if result["host"] else ""
     chips = dict.fromkeys(row["device"] for row in rows if row["device"] != "CPU")
+    cpu, cores = machine.get("cpu") or "unknown", machine.get("logical_cores") or "unknown"
     return (
-        f"{host}{machine.get('cpu')}, {settings.get('threads')} of {machine.get('logical_cores')} "
-        f"cores, {', '.join(dict.fromkeys(row['runtime'] for row in rows))} on "
+        f"{host}{cpu}, {settings.get('threads', 'unknown')} of {cores} cores, "
+        f"{', '.join(dict.fromkeys(row['runtime'] for row in rows))} on "
         f"{', '.join(chips) or result['device']['name']}"
     )
 
@@ -163,7 +164,7 @@ def _scopes(rows: Sequence[Row]) -> list[str]:
     meters = dict.fromkeys(row["energy"]["scope"] for row in rows if row["energy"])
     lines = []
     if whole:
-        lines.append(f"Image to boxes: {whole['images']} images in turn, each file alone. Medians:")
+        lines.append(f"Image to boxes: {whole['images']} images, all files in turn. Medians:")
         lines += [
             f"  {row['label']}: {_steps(row['end_to_end'])}." for row in rows if row["end_to_end"]
         ]

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 _DEVICE = "CPU"
 _INPUT_TYPES = {"f32": np.float32, "f16": np.float16}
+_COMPUTING = {"Convolution", "Deconvolution", "FullyConnected", "MatMul"}
+_INSIDE_ANOTHER = "undef"
+_INT8 = ("_i8", "_u8")  # "brgconv_avx512_1x1_I8": the kernel, then what it computes in
 _SUFFIXES = (".onnx", ".xml")
 
 
@@ -147,6 +150,14 @@ class OpenVinoCpu:
         return {
             entry.node_name: entry.real_time.total_seconds() * 1000
             for entry in self._request.get_profiling_info()
+        }
+
+    def ran_int8(self) -> dict[str, bool]:
+        """Convolutions and products of a ``profiled`` ``infer``: whether they ran on integers."""
+        return {
+            entry.node_name: entry.exec_type.lower().endswith(_INT8)
+            for entry in self._request.get_profiling_info()
+            if entry.node_type in _COMPUTING and entry.exec_type != _INSIDE_ANOTHER
         }
 
     def _settings(self) -> dict[str, Any]:

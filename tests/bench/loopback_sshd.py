@@ -14,7 +14,22 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
+
 SSHD = shutil.which("sshd") or "/usr/sbin/sshd"
+# on CI a server that is not there is a fault, or nothing of this would ever be tested
+needs_sshd = pytest.mark.skipif(
+    not Path(SSHD).is_file() and not os.environ.get("CI"), reason="needs an OpenSSH server"
+)
+# Runs a server that ends with the process that started it, even if that is killed.
+_TIED = """\
+import ctypes, os, signal, sys
+if sys.platform == "linux":
+    PR_SET_PDEATHSIG = 1
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+if os.getppid() == int(sys.argv[1]):  # else it was killed before
+    os.execv(sys.argv[2], sys.argv[2:])
+"""
 _PRIVILEGE_FOLDER = Path("/run/sshd")  # sshd wants it where it runs as root
 _CONFIG = """\
 ListenAddress 127.0.0.1
@@ -72,8 +87,9 @@ class Sshd:
 
     def up(self) -> None:
         """Listen."""
+        tied = [sys.executable, "-I", "-S", "-c", _TIED, str(os.getpid())]
         self._process = subprocess.Popen(
-            [SSHD, "-D", "-e", "-f", str(self.folder / "sshd_config")],
+            [*tied, SSHD, "-D", "-e", "-f", str(self.folder / "sshd_config")],
             stderr=(self.folder / "sshd.log").open("ab"),
         )
         deadline = time.monotonic() + 10

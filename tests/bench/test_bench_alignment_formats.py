@@ -241,7 +241,9 @@ def test_an_engine_that_does_not_load_names_version_and_gpu(
     fake_tensorrt(monkeypatch)
     path = tmp_path / "net.engine"
     path.write_bytes(b"# of another machine")
-    with pytest.raises(BenchError, match=r"TensorRT 10\.3\.0.*another TensorRT version.*another GPU"):
+    with pytest.raises(
+        BenchError, match=r"TensorRT 10\.3\.0.*another TensorRT version.*another GPU"
+    ):
         conv_sides(path)
     with pytest.raises(BenchError, match="does not exist"):
         conv_sides(tmp_path / "gone.engine")

@@ -20,6 +20,7 @@ from bench.errors import BenchError
 from compress.commands.bench.artifacts import expand, measured_accuracy, with_accuracy
 from compress.errors import CompressError
 
+RATED_IN = ("onnxruntime", "openvino")
 NAMES = ("base", "prune", "int8-onnxruntime", "int8-tensorrt")
 
 
@@ -39,7 +40,8 @@ def make_run(folder: Path, names: tuple[str, ...] = NAMES) -> Path:
         {"graph": name, "map": {"val": _scores(0.6 - place / 100)}}
         for place, name in enumerate(names)
     ]
-    rows.append({"graph": "prune@openvino", "map": {"val": _scores(0.1)}})
+    in_openvino = {"graph": "prune@openvino", "runtime": "OpenVINO 2025.1.0"}
+    rows.append({**in_openvino, "map": {"val": _scores(0.1)}})
     stages = [
         {"name": "export", "stage": "export", "files": files, "metrics": {}},
         {"name": "bench", "stage": "bench", "files": {}, "metrics": {"bench": {"rows": rows}}},
@@ -163,33 +165,59 @@ def test_the_map_of_a_run_goes_by_hash(run: Path, tmp_path: Path) -> None:
     copied = tmp_path / "elsewhere.onnx"
     copied.write_bytes((run / "03-export" / "prune.onnx").read_bytes())
     found = expand([run, copied])
-    assert found.accuracy[sha256(copied)] == {"val": {"map50": 0.79, "map50_95": 0.59}}
+    of_copy = {runtime: found.accuracy[sha256(copied), runtime]["val"] for runtime in RATED_IN}
+    assert of_copy["onnxruntime"] == {"map50": 0.79, "map50_95": 0.59}
+    assert of_copy["openvino"]["map50_95"] == 0.1
     # a file in a run folder is known without naming the run
     inside = run / "03-export" / "base.onnx"
-    assert expand([inside]).accuracy[sha256(inside)]["val"]["map50_95"] == 0.6
+    assert expand([inside]).accuracy[sha256(inside), "onnxruntime"]["val"]["map50_95"] == 0.6
     assert expand([copied]).accuracy == {}
 
 
+def test_each_bench_of_a_run_rated_the_export_before_it(run: Path) -> None:
+    def stage(place: int, score: float) -> list[dict[str, Any]]:
+        rows = [{"graph": "base", "map": {"val": _scores(score)}}]
+        return [
+            {"stage": "export", "files": {"base": {"sha256": f"hash {place}"}}},
+            {"stage": "bench", "metrics": {"bench": {"rows": rows}}},
+        ]
+
+    path = run / "run.json"
+    own = json.loads(path.read_text())["stages"]
+    again = stage(1, 0.3)[1:]
+    stages = [*stage(0, 0.1), *stage(1, 0.2), *again, *own]
+    path.write_text(json.dumps({"schema": 1, "stages": stages}))
+    found = expand([run]).accuracy
+    scores = [found[f"hash {place}", "onnxruntime"]["val"]["map50_95"] for place in (0, 1)]
+    assert scores == [0.1, 0.3]
+
+
 def test_rows_get_the_map_of_their_file_or_of_what_they_were_built_of() -> None:
-    result = result_of({name: samples_of(1.0, count=20) for name in ("file", "engine", "unknown")})
-    file, engine, unknown = result["rows"]
-    engine["source_sha256"] = "of the ONNX file"
+    names = ("file", "engine", "unknown", "elsewhere")
+    result = result_of({name: samples_of(1.0, count=20) for name in names})
+    file, engine, unknown, elsewhere = result["rows"]
+    engine.update(source_sha256="of the ONNX file", runtime="TensorRT 10.3.0")
+    elsewhere.update(sha256=file["sha256"], runtime="OpenVINO 2025.1.0")
     accuracy = {
-        file["sha256"]: {"val": {"map50_95": 0.6}},
-        "of the ONNX file": {"val": {"map50_95": 0.5}},
+        (file["sha256"], "onnxruntime"): {"val": {"map50_95": 0.6}},
+        (file["sha256"], "openvino"): {"val": {"map50_95": 0.4}},
+        ("of the ONNX file", "onnxruntime"): {"val": {"map50_95": 0.5}},
+        (unknown["sha256"], "openvino"): {"val": {"map50_95": 0.1}},
     }
     rows = with_accuracy(result, accuracy)["rows"]
     assert [row["map"] for row in rows] == [
         {"val": {"map50_95": 0.6}},
         {"val": {"map50_95": 0.5}},
         {},
+        {"val": {"map50_95": 0.4}},
     ]
-    assert [row["notes"] for row in rows] == [[], ["mAP of the ONNX file that it was built of"], []]
+    note = "mAP of the ONNX file that it was built of"
+    assert [row["notes"] for row in rows] == [[], [note], [], []]
     assert file["map"] == {}
     assert unknown == rows[2]
 
 
-def test_map_is_measured_once_a_file(
+def test_map_is_measured_once_a_file_and_runtime(
     run: Path, data_yaml: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import compress.models.evaluate as evaluation
@@ -203,23 +231,37 @@ def test_map_is_measured_once_a_file(
     monkeypatch.setattr(evaluation, "evaluate", evaluate)
     folder = run / "03-export"
     (folder / "prune.engine").write_bytes(b"engine")
-    (folder / "alone.engine").write_bytes(b"engine")
+    (folder / "base.engine").write_bytes(b"engine")  # its name is no proof: it has no record
+    source = {"onnx_sha256": sha256(folder / "prune.onnx")}
+    (folder / "prune.engine.json").write_text(json.dumps(source))
+    (folder / "base.pt").write_bytes(b"weights")
     raw = onnx.load(folder / "int8-tensorrt.onnx")
     helper.set_model_props(raw, {"head": "raw"})
     onnx.save(raw, folder / "raw.onnx")
     save_chain(folder / "oblong.onnx", [Conv("stem", 3, 4)], shape=(1, 3, 8, 16))
-    names = ("base.onnx", "base.onnx", "prune.engine", "alone.engine", "raw.onnx", "oblong.onnx")
-    artifacts = expand([folder / name for name in names], "cuda")
+    runtimes = {
+        "prune.engine": "tensorrt",
+        "base.engine": "tensorrt",
+        "raw.onnx": "onnxruntime",
+        "oblong.onnx": "onnxruntime",
+        "base.pt": "torch",
+    }
+    paths = [folder / name for name in ("base.onnx", "base.onnx", "base.onnx", *runtimes)]
+    in_each = ["onnxruntime", "onnxruntime", "openvino", *runtimes.values()]
+    artifacts = expand(paths, "cuda", in_each)
     found, left_out = measured_accuracy(artifacts, data_yaml)
     assert asked == [
         ("base.onnx", 8, "val", "onnxruntime"),
+        ("base.onnx", 8, "val", "openvino"),
         ("prune.onnx", 8, "val", "onnxruntime"),
     ]
-    assert found[sha256(folder / "prune.onnx")] == {"val": {"map50": 0.75, "map50_95": 0.5}}
-    assert len(left_out) == 3
-    assert "there is no 'alone.onnx' beside it" in left_out[0]
+    rated = found[sha256(folder / "prune.onnx"), "onnxruntime"]
+    assert rated == {"val": {"map50": 0.75, "map50_95": 0.5}}
+    assert len(left_out) == 4
+    assert "base.engine' has no mAP: the ONNX file that it was built of is not" in left_out[0]
     assert "its head is raw" in left_out[1]
     assert "square images" in left_out[2]
+    assert "not .pt files" in left_out[3]
     with pytest.raises(CompressError, match="has no nowhere split"):
         measured_accuracy(artifacts, data_yaml, "nowhere")
 

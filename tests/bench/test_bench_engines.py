@@ -14,8 +14,10 @@ from bench_graphs import Conv, save_chain
 import bench.devices.choose
 from bench.builds import needs_engine
 from bench.errors import BenchError
+from bench.onnx_file import source_hash
 from bench.settings import Settings
 from compress.commands.bench.engines import read_source, with_engines
+from compress.errors import CompressError
 from export.board_build import main
 from export.errors import ExportError
 
@@ -76,7 +78,9 @@ def test_an_engine_is_built_once_for_each_net_and_shape(net: Path, cache: Path, 
     assert with_engines([net], None, batch_of(1), said.append) == [engine]
     assert len(trt.built) == len(said) == 1
     assert with_engines([net], None, batch_of(2), said.append) != [engine]
+    assert source_hash(engine) == hashlib.sha256(net.read_bytes()).hexdigest()
     engine.write_bytes(b"half")
+    assert source_hash(engine) is None
     assert with_engines([net], ["tensorrt"], batch_of(1), said.append) == [engine]
     assert len(trt.built) == 3
 
@@ -89,6 +93,15 @@ def test_files_that_need_none_need_no_tensorrt(net: Path, cache: Path) -> None:
 def test_a_machine_without_the_device_is_told_first(net: Path, cache: Path) -> None:
     with pytest.raises(BenchError, match=r"--host"):
         with_engines([net], None, JETSON, print)
+    assert not cache.exists()
+
+
+def test_an_engine_of_a_gpu_that_it_would_not_run_on_is_refused(
+    net: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bench.devices.choose.device_of", lambda *_: None)
+    with pytest.raises(CompressError, match="CUDA_VISIBLE_DEVICES=1"):
+        with_engines([net], ["tensorrt"], Settings(device="cuda", index=1), print)
     assert not cache.exists()
 
 

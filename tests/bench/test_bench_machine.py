@@ -68,7 +68,7 @@ def test_an_arm_board_gives_its_name_and_its_boost_file(tmp_path: Path) -> None:
     root = write_files(
         tmp_path,
         {
-            "proc/cpuinfo": "processor\t: 0\nFeatures\t: fp asimd\n",
+            "proc/cpuinfo": "model name\t: ARMv8 Processor rev 1 (v8l)\nFeatures\t: fp asimd\n",
             "proc/device-tree/model": "Raspberry Pi 5\0",
             "sys/devices/system/cpu/cpufreq/boost": "0\n",
         },

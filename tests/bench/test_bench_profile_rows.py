@@ -8,6 +8,7 @@ from bench.profile.rows import (
     NO_MODULE,
     changes_between,
     heaviest,
+    not_in_int8,
     rows_of,
     slow_for_their_work,
     untimed,
@@ -71,6 +72,15 @@ def test_speed_is_set_against_the_best_of_the_same_precision() -> None:
     assert (rows["b"].of_best, rows["b"].precision) == (1, "int8")
     assert rows["layout changes"].gmacs_per_s is None
     assert (rows["cat"].precision, rows["cat"].outputs) == ("", None)
+
+
+def test_layers_that_ran_in_float_are_set_against_float_whatever_the_file_says() -> None:
+    rows = {row.module: row for row in rows_of(TIMES, NET, {"/b/conv/Conv": {False}})}
+    assert (rows["b"].precision, rows["b"].in_file) == ("float", "int8")
+    assert rows["b"].of_best == 1  # 20 MMACs in 0.5 ms, and now the best of the floats
+    assert rows["a"].of_best == pytest.approx(0.25)
+    assert [row.module for row in not_in_int8(list(rows.values()))] == ["b"]
+    assert not_in_int8(rows_of(TIMES, NET, {"/b/conv/Conv": {True}})) == []
 
 
 def test_a_layer_of_no_time_sets_no_best_speed() -> None:

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from bench.entries import TENSORRT, Entry
 from bench.profile.run import profile_files
+from bench.profile.text import render_profiles
 from bench.settings import Settings
 from compress.cli import app
 
@@ -42,6 +43,25 @@ def int8(tmp_path: Path) -> Path:
     return save_chain(path, CONVS, shape=(1, 3, 32, 32), quantized=True)
 
 
+def save_rounded(path: Path, *, output: bool) -> Path:
+    """A conv with Q/DQ at data and weights; only if at its ``output``, too, is it INT8 for ORT."""
+    builder = Builder()
+    scale = builder.constant("scale", np.float32(0.02))
+    zero = builder.constant("zero", np.uint8(0))
+    integers = builder.constant("integers", np.ones((16, 3, 1, 1), np.int8))
+    weight = builder.add(
+        "DequantizeLinear", [integers, scale, builder.constant("middle", np.int8(0))], "weight"
+    )
+
+    def rounded(data: str) -> str:
+        data = builder.add("QuantizeLinear", [data, scale, zero], f"{data}.q")
+        return builder.add("DequantizeLinear", [data, scale, zero], f"{data}.dq")
+
+    out = builder.add("Conv", [rounded("images"), weight], "y", name="/model.0/conv/Conv")
+    out = builder.add("Relu", [rounded(out) if output else out], "out")
+    return builder.save(path, [out], (1, 3, 32, 32), TensorProto.FLOAT)
+
+
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
 def test_rows_sum_up_to_the_profile_and_carry_the_graphs_facts(net: Path, runtime: str) -> None:
     if runtime == "openvino":
@@ -63,10 +83,32 @@ def test_two_files_are_compared_by_module(net: Path, int8: Path) -> None:
     code, text, _ = profile(str(net), str(int8), "--top", "2")
     assert code == 0
     assert "net against int8, the largest differences first" in text
-    assert "float -> int8" in text
+    assert "float -> int8" not in text  # without Q/DQ behind them, ONNX Runtime leaves them float
     assert text.count("What would have to shrink") == 2
     assert text.count("latency without the profiler") == 2
     assert "more" in text
+
+
+def test_a_change_of_type_is_told(tmp_path: Path) -> None:
+    files = [save_rounded(tmp_path / f"{on}.onnx", output=on) for on in (False, True)]
+    assert "float -> int8" in profile(*map(str, files))[1]
+
+
+@pytest.mark.parametrize(
+    ("runtime", "output", "ran"),
+    [("onnxruntime", True, "int8"), ("onnxruntime", False, "float"), ("openvino", False, "int8")],
+)
+def test_the_type_is_what_ran_not_what_the_file_says(
+    tmp_path: Path, runtime: str, output: bool, ran: str
+) -> None:
+    if runtime == "openvino":
+        pytest.importorskip("openvino")
+    path = save_rounded(tmp_path / "net.onnx", output=output)
+    found = profile_files([path], QUICK, runtime)
+    [row] = [row for row in found.profiles[0].rows if row.module == "model.0"]
+    assert (row.precision, row.in_file) == (ran, "int8")
+    told = "rows have Q/DQ but ran in float, wholly or in part: model.0."
+    assert (told in render_profiles(found, 5)) == (ran == "float")
 
 
 def test_the_json_document_holds_everything(net: Path, int8: Path) -> None:

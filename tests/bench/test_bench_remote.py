@@ -6,23 +6,26 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
 from bench_graphs import Conv, save_chain
-from loopback_sshd import SSHD, Board, Sshd, make_key, sshd_in
+from loopback_sshd import Board, Sshd, make_key, needs_sshd, sshd_in
 
 import bench.remote.command
+import bench.remote.run
 from bench.errors import BenchAlignmentError, BenchError, BenchStopped
 from bench.remote.run import bench_on_host
 from bench.results.schema import BenchResult
 from bench.settings import Settings
 
-pytestmark = pytest.mark.skipif(not Path(SSHD).is_file(), reason="needs an OpenSSH server")
+pytestmark = needs_sshd
 QUICK = Settings(min_seconds=0.05, min_count=11, warmup_seconds=0)
 LONG = Settings(min_seconds=30, min_count=11, warmup_seconds=0)
 # long enough to be still running when something happens at its first percent
@@ -137,11 +140,15 @@ def test_ctrl_c_ends_it_there_and_brings_what_was_measured(board: Board, net: Pa
     assert not board.jobs.exists()
 
 
-def test_ctrl_c_before_anything_was_measured_cleans_up(board: Board, net: Path) -> None:
+def test_ctrl_c_before_anything_was_measured_cleans_up(
+    board: Board, net: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def interrupt(text: str) -> None:
         if text.startswith("Sending"):
-            os.kill(os.getpid(), signal.SIGINT)
+            told.set()
 
+    told = threading.Event()  # in place of a signal, which would hit pytest
+    monkeypatch.setattr(bench.remote.run, "stop_at_interrupt", lambda: nullcontext(told.is_set))
     with pytest.raises(BenchStopped):
         measure(board, net, settings=LONG, tell=interrupt)
     assert not board.jobs.exists()
@@ -265,9 +272,24 @@ def test_what_a_board_lacks_is_said(board: Board, net: Path, script: str, messag
     assert not board.jobs.exists()
 
 
+@pytest.mark.parametrize(
+    "answers",
+    [["no JSON"], ["[]"], ["{}"], ['{"python": "3"}', '{"folder": "\\\\033[31m"}']],
+    ids=["no JSON", "no dict", "no version", "half an answer"],
+)
+def test_a_board_that_answers_something_else_is_told(
+    board: Board, net: Path, answers: list[str]
+) -> None:
+    said = "".join(f"@compress-bench {answer}\\n" for answer in answers)
+    board.program("python3", f"printf '{said}'; cat >/dev/null")
+    with pytest.raises(BenchError, match="answered something else than .* login shell") as error:
+        measure(board, net)
+    assert "\x1b" not in str(error.value)
+
+
 def test_an_unknown_host_key_is_never_accepted(board: Board, net: Path, tmp_path: Path) -> None:
     nothing = f"UserKnownHostsFile={tmp_path / 'nothing'}"
-    with pytest.raises(BenchError, match=r"not known yet. Run 'ssh 127.0.0.1' once by hand"):
+    with pytest.raises(BenchError, match=r"not known yet. Run 'ssh -o .* 127.0.0.1' once"):
         measure(board, net, ssh_options=[nothing, *board.options])
     assert not (tmp_path / "nothing").exists()
     make_key(tmp_path / "other")
@@ -281,7 +303,7 @@ def test_an_unknown_host_key_is_never_accepted(board: Board, net: Path, tmp_path
 def test_who_is_not_let_in_is_told(board: Board, net: Path, tmp_path: Path) -> None:
     make_key(tmp_path / "stranger")
     options = [f"IdentityFile={tmp_path / 'stranger'}", *board.options[:1], *board.options[2:]]
-    with pytest.raises(BenchError, match=r"does not let you in.*ssh-copy-id 127.0.0.1"):
+    with pytest.raises(BenchError, match=r"does not let you in.*ssh-copy-id -o .* 127.0.0.1"):
         measure(board, net, ssh_options=options)
 
 

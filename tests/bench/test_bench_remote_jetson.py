@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from bench_graphs import Conv, save_chain
-from loopback_sshd import SSHD, Sshd, sshd_in
+from loopback_sshd import Sshd, needs_sshd, sshd_in
 from simulated_jetson import VERSION, simulated_jetson
 from typer.testing import CliRunner
 
@@ -21,7 +21,7 @@ from compress.cli import app
 from compress.commands.bench.engines import read_source
 
 pytestmark = [
-    pytest.mark.skipif(not Path(SSHD).is_file(), reason="needs an OpenSSH server"),
+    needs_sshd,
     pytest.mark.skipif(shutil.which("gcc") is None, reason="needs a C compiler"),
 ]
 CONVS = [Conv("/model.0/conv/Conv", 3, 8), Conv("/model.1/conv/Conv", 8, 8)]

@@ -36,10 +36,15 @@ def test_options_of_the_user_count_but_for_what_a_program_needs() -> None:
     ],
 )
 def test_complaints_are_told_with_what_to_do(complaint: str, lost: bool, message: str) -> None:
-    fault = connection_fault("u@b", complaint)
+    fault = connection_fault("u@b", [], complaint)
     assert isinstance(fault, ConnectionLost) == lost
     assert str(fault).startswith("'u@b': ")
     assert message in str(fault)
+
+
+def test_what_to_type_has_the_options_of_the_user() -> None:
+    fault = connection_fault("b", ["Port=22", "ProxyJump=a b"], "Host key verification failed.")
+    assert "'ssh -o Port=22 -o 'ProxyJump=a b' b' once by hand" in str(fault)
 
 
 def test_progress_and_faults_are_found_among_other_words() -> None:
@@ -52,7 +57,7 @@ def test_progress_and_faults_are_found_among_other_words() -> None:
     assert isinstance(log.fault(), BenchStopped)
 
 
-@pytest.mark.parametrize("text", ["Killed", "@fault no json\n", "a\nb\n"])
+@pytest.mark.parametrize("text", ["Killed", "@fault no json\n", "@fault {}\n", "a\nb\n"])
 def test_who_died_is_quoted(text: str) -> None:
     log = StepLog(None)
     log.take(text, len(text))

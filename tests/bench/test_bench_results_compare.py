@@ -13,7 +13,7 @@ from bench_results import result_of, samples_of
 from typer.testing import CliRunner
 
 from bench.errors import BenchError
-from bench.results.compare import FASTER, SAME, SLOWER, compare, time_ratio
+from bench.results.compare import BASE, FASTER, SAME, SLOWER, TOO_FEW, compare, time_ratio
 from bench.results.files import write_result
 from bench.results.schema import BenchResult
 from bench.results.text import render_comparison
@@ -104,7 +104,7 @@ def test_all_files_moved_alike_so_the_machine_did() -> None:
     assert "'net'" not in note
     held = compare(before, after, relative=True)
     assert {c.label: c.verdict for c in held.changes} == {
-        "base": SAME,
+        "base": BASE,
         "net": SAME,
         "other": SLOWER,
     }
@@ -167,6 +167,38 @@ def test_incomplete_and_doubted_runs_are_said() -> None:
     assert "the run after has warnings of its own: the clocks are not locked." in notes[1]
     with pytest.raises(BenchError, match="below 0"):
         compare(before, after, tolerance=-0.1)
+
+
+def test_a_base_must_be_another_file_and_the_same_in_both() -> None:
+    with pytest.raises(BenchError, match="Only 'net' is in both results.*it takes two"):
+        compare(run_of(0, net=2.0, gone=1.0), run_of(5, net=2.0), relative=True)
+    before, after = run_of(0, base=4.0, net=2.0), run_of(5, base=4.0, net=2.0)
+    after["rows"][0]["sha256"] = "of another file"
+    [note] = compare(before, after, relative=True).notes
+    assert "'base', which times are held against, is not the same file" in note
+
+
+@pytest.mark.parametrize("relative", [False, True])
+def test_few_samples_say_nothing(relative: bool) -> None:
+    before = run_of(0, base=4.0, net=2.0)
+    after = result_of({"base": samples_of(4.0, count=5), "net": samples_of(4.0, count=5)})
+    found = compare(before, after, relative=relative)
+    change = found.changes[1]
+    assert (change.verdict, change.low, change.high) == (TOO_FEW, None, None)
+    assert found.slower == []
+    [note] = found.notes
+    assert "the result after has 5 samples a file" in note
+
+
+def test_a_jetson_is_its_module_and_not_its_cores() -> None:
+    before, after = run_of(0, net=2.0), run_of(5, net=2.0)
+    for result in (before, after):
+        result["device"]["facts"]["module"] = "Jetson Orin NX 16GB"
+    after["machine"]["logical_cores"] = 4  # another power mode
+    assert compare(before, after).differences == ["logical cores: 8 -> 4"]
+    after["device"]["facts"]["module"] = "Jetson Orin NX 8GB"
+    with pytest.raises(BenchError, match="module: Jetson Orin NX 16GB -> Jetson Orin NX 8GB"):
+        compare(before, after)
 
 
 @pytest.fixture

@@ -91,6 +91,12 @@ def change(path: Path, edit: Callable[[dict[str, Any]], Any]) -> None:
         (lambda r: r["samples_ns"]["base"].pop(), "not of one length"),
         (lambda r: r["rows"][0].update(speedup_ci=[1.0]), r"rows\.0\.speedup_ci: it is no pair"),
         (lambda r: r["rows"][0]["latency_ms"].update(p50=0.0), "p50: it is not above 0"),
+        (lambda r: r["rows"][0]["latency_ms"].update(p50=9.0), "not the median of samples_ns.base"),
+        (lambda r: r["samples_ns"]["base"].__setitem__(0, 2**63), "beyond 64 bits"),
+        (
+            lambda r: r["device"].update(trace=[{"seconds": 0.0, "gpu_mhz": 1e16}]),
+            r"device\.trace\.0\.gpu_mhz: it is not finite, or too large",
+        ),
     ],
 )
 def test_damage_is_named_with_file_and_field(

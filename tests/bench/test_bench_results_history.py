@@ -69,8 +69,11 @@ def test_other_machines_threads_and_inputs_are_other_series(folder: Path) -> Non
     write_result(folder / "version.json", other)
     other["device"]["facts"]["power_mode"] = {"id": 2, "name": "15W"}
     write_result(folder / "mode.json", other)
+    other["device"]["facts"]["module"] = "Jetson Orin NX 8GB"
+    write_result(folder / "module.json", other)
     nets = [series for series in read_history([folder]).series if series.label == "net"]
-    assert sorted(len(series.points) for series in nets) == [1, 1, 1, 1, 2, 3]
+    assert sorted(len(series.points) for series in nets) == [1, 1, 1, 1, 1, 2, 3]
+    assert any("Another CPU, Jetson Orin NX 8GB, 15W, " in series.title for series in nets)
     assert any("Another CPU, 15W, " in series.title for series in nets)
     assert "Another CPU, ONNX Runtime (CUDA), 4 threads, 1x3x320x320" in [n.title for n in nets]
 

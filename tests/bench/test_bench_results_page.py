@@ -86,7 +86,8 @@ def test_what_was_measured_has_its_column(result: BenchResult) -> None:
     for note in (
         "Incomplete: it was stopped before its time.",
         "user@board: A CPU",
-        "Image to boxes: 12 images in turn, each file alone.",
+        "inference alone (what the file computes);",
+        "Image to boxes: 12 images, all files in turn.",
         "small: letterbox 1.00 + inference 2.00 + nms 3.00 ms, 4.5 boxes an image.",
         "Most images/s: 4 copies",
         "J/image: VDD_IN: the whole module, idle power included.",
@@ -140,6 +141,14 @@ def test_the_page_holds_everything_and_loads_nothing(result: BenchResult) -> Non
     # colours of plots are those of the page, dark or light
     assert "var(--series-1)" in text
     assert "#0505" not in text
+
+
+def test_a_machine_that_is_not_known_is_shown_as_such(result: BenchResult) -> None:
+    result["machine"], result["settings"] = {}, {}
+    text = result_page(result)
+    assert "2026-03-01T10:00:00+00:00, unknown</span>" in text
+    assert "unknown, unknown of unknown cores" in text
+    assert "None" not in render(result)
 
 
 def test_nothing_of_the_file_becomes_code(result: BenchResult) -> None:

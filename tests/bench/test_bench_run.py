@@ -15,9 +15,11 @@ from bench_graphs import Conv, save_chain
 
 import bench.run
 from bench.errors import BenchAlignmentError, BenchError
+from bench.noise import Interference
 from bench.results.schema import SCHEMA
 from bench.results.text import render
 from bench.run import bench_files
+from bench.runtimes.onnxruntime import OnnxRuntime
 from bench.settings import Settings
 
 LARGE = [Conv("stem", 3, 256), Conv("body", 256, 256), Conv("last", 256, 8)]
@@ -130,6 +132,35 @@ def test_ragged_channels_are_refused_before_anything_runs(
     assert len(result["rows"]) == 2
     with pytest.raises(BenchError, match="prunned"):
         bench_files(paths, Settings(align=8), align_labels=["prunned"])
+
+
+def test_a_row_is_of_the_file_that_was_measured(
+    files: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
+    sizes = [path.stat().st_size for path in files]
+
+    def loop(calls: Mapping[str, object], **_: Any) -> Mapping[str, list[int]]:
+        files[0].unlink()
+        files[1].write_bytes(b"another net")
+        return dict.fromkeys(calls, [1] * 11)
+
+    monkeypatch.setattr(bench.run, "measure", loop)
+    rows = bench_files(files)["rows"]
+    assert [row["sha256"] for row in rows] == digests
+    assert [row["bytes"] for row in rows] == sizes
+
+
+def test_what_a_gpu_computes_is_not_blamed_on_the_cpus_clock(
+    files: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quiet = Interference(other_cores=0.0, stolen_cores=0.0)
+    monkeypatch.setattr(bench.run, "interference_between", lambda *_: quiet)
+    monkeypatch.setattr(OnnxRuntime, "device", "a GPU")
+    fix_times(monkeypatch, {"base": [100, 200] * 10, "small": [100] * 20})
+    [warning] = bench_files(files)["warnings"]
+    assert "'base'" in warning
+    assert "lock its clocks" in warning
 
 
 def test_a_median_always_has_its_samples(files: list[Path]) -> None:

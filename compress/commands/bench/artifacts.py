@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.entries import OPENVINO, TENSORRT, TORCH, label_of, usual_runtime
+from bench.entries import ONNXRUNTIME, OPENVINO, TENSORRT, TORCH, label_of, usual_runtime
+from bench.onnx_file import source_onnx
 from compress.errors import CompressError
 
 if TYPE_CHECKING:
     from bench.results.schema import BenchResult
 
-# SHA-256 of a file -> split -> ``map50`` and ``map50_95``
-Accuracy = Mapping[str, Mapping[str, Mapping[str, float]]]
+Scores = dict[str, dict[str, float]]  # split -> ``map50`` and ``map50_95``
+# (SHA-256 of a file, runtime that it was rated in) -> scores
+Accuracy = Mapping[tuple[str, str], Scores]
 
 _RUN, _BUNDLE = "run.json", "manifest.json"
 _INT8 = "int8-"
@@ -46,7 +48,7 @@ class _Found:
 @dataclass
 class _Gathered:
     files: list[_Found] = field(default_factory=list)
-    accuracy: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+    accuracy: dict[tuple[str, str], Scores] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
 
@@ -100,13 +102,14 @@ def expand(
 
 
 def with_accuracy(result: BenchResult, accuracy: Accuracy) -> BenchResult:
-    """``result`` with the mAP of each file that ``accuracy`` knows, by its hash.
+    """``result`` with the mAP of each file that ``accuracy`` knows, by its hash and its runtime.
 
     An engine has that of the ONNX file that it was built of, and a note that says so.
     """
     rows = []
     for row in result["rows"]:
-        own, source = accuracy.get(row["sha256"]), accuracy.get(row["source_sha256"] or "")
+        own = accuracy.get((row["sha256"], _rating_runtime(row["runtime"])))
+        source = accuracy.get((row["source_sha256"] or "", ONNXRUNTIME))
         found, notes = own or source, list(row["notes"])
         if found is None:
             rows.append(row)
@@ -123,7 +126,8 @@ def measured_accuracy(
 ) -> tuple[Accuracy, list[str]]:
     """The mAP of every ONNX file among ``artifacts``, measured here and now on ``data``.
 
-    An engine is rated by the ONNX file of its name beside it. What cannot be rated is left out.
+    A file is rated in the runtime that it is measured in, an engine by the ONNX file that it was
+    built of, in ONNX Runtime. What cannot be rated is left out.
 
     Args:
         artifacts: as ``expand`` gives them.
@@ -132,14 +136,13 @@ def measured_accuracy(
         device: of the evaluation.
 
     Returns:
-        The mAP by hash, and why files are not in it.
+        The mAP by hash and runtime, and why files are not in it.
 
     Raises:
         CompressError: the yaml, its images or its labels are not there.
     """
     from compress.data.dataset import load_dataset, require_labels
     from compress.models.evaluate import evaluate
-    from compress.models.head_form import kind_of_file
     from compress.pipeline.files import sha256_of
 
     dataset = load_dataset(data)
@@ -148,27 +151,45 @@ def measured_accuracy(
             f"{data} has no {split} split: choose one of {', '.join(dataset.splits)}"
         )
     require_labels(dataset, split)
-    found: dict[str, dict[str, dict[str, float]]] = {}
+    found: dict[tuple[str, str], Scores] = {}
     left_out = []
     for path, runtime in zip(artifacts.paths, artifacts.runtimes, strict=True):
-        file = path.with_suffix(".onnx")
-        if not file.is_file():
-            left_out.append(f"'{path}' has no mAP: there is no '{file.name}' beside it to rate")
+        try:
+            file, size = _to_rate(path)
+        except _Unratable as reason:
+            left_out.append(f"'{path}' has no mAP: {reason}")
             continue
-        digest = sha256_of(file)
-        if digest in found:
-            continue
-        if kind_of_file(file) == "raw":
-            left_out.append(f"'{path}' has no mAP: its head is raw")
-            continue
-        size = _image_size(file)
-        if size is None:
-            left_out.append(f"'{path}' has no mAP: it does not take square images of a fixed size")
-            continue
-        rated_in = "openvino" if runtime == OPENVINO else "onnxruntime"
-        score = evaluate(file, dataset.yaml, size, split, device=device, runtime=rated_in)  # type: ignore[arg-type]
-        found[digest] = {split: {"map50": score.map50, "map50_95": score.map50_95}}
+        rated_in = OPENVINO if runtime == OPENVINO else ONNXRUNTIME
+        key = sha256_of(file), rated_in
+        if key not in found:
+            score = evaluate(file, dataset.yaml, size, split, device=device, runtime=rated_in)  # type: ignore[arg-type]
+            found[key] = {split: {"map50": score.map50, "map50_95": score.map50_95}}
     return found, left_out
+
+
+class _Unratable(Exception):
+    """Why a file has no mAP."""
+
+
+def _to_rate(path: Path) -> tuple[Path, int]:
+    """The ONNX file whose mAP is that of ``path``, and its image size.
+
+    Raises:
+        _Unratable: there is none, or it cannot be rated.
+    """
+    from compress.models.head_form import kind_of_file
+
+    file = source_onnx(path) if path.suffix == ".engine" else path
+    if file is None:
+        raise _Unratable("the ONNX file that it was built of is not beside it")
+    if file.suffix != ".onnx":
+        raise _Unratable(f"only ONNX files and engines of them are rated, not {file.suffix} files")
+    if kind_of_file(file) == "raw":
+        raise _Unratable("its head is raw")
+    size = _image_size(file)
+    if size is None:
+        raise _Unratable("it does not take square images of a fixed size")
+    return file, size
 
 
 def _image_size(file: Path) -> int | None:
@@ -231,34 +252,35 @@ def _add_accuracy(gathered: _Gathered, path: Path) -> None:
             _merge(gathered, _accuracy_of_run(folder))
 
 
-def _merge(gathered: _Gathered, found: Mapping[str, dict[str, dict[str, float]]]) -> None:
-    for digest, scores in found.items():
-        gathered.accuracy.setdefault(digest, {}).update(scores)
+def _merge(gathered: _Gathered, found: Accuracy) -> None:
+    for key, scores in found.items():
+        gathered.accuracy.setdefault(key, {}).update(scores)
 
 
-def _accuracy_of_run(folder: Path) -> dict[str, dict[str, dict[str, float]]]:
-    """What the run's bench stages measured, by the hashes of the files that they rated."""
+def _accuracy_of_run(folder: Path) -> Accuracy:
+    """What the run's bench stages measured; each rated the files of the export before it."""
     from compress.pipeline.files import read_json
 
-    stages = read_json(folder / _RUN).get("stages") or []
-    hashes = {
-        name: str(file["sha256"])
-        for stage in stages
-        if stage.get("stage") == "export"
-        for name, file in stage["files"].items()
-    }
-    found: dict[str, dict[str, dict[str, float]]] = {}
-    for row in _bench_rows(stages):
-        digest = hashes.get(str(row.get("graph")))
-        scores = {split: _scores(values) for split, values in (row.get("map") or {}).items()}
-        if digest and scores:
-            found.setdefault(digest, scores)
+    found: dict[tuple[str, str], Scores] = {}
+    hashes: dict[str, str] = {}
+    for stage in read_json(folder / _RUN).get("stages") or []:
+        if stage.get("stage") == "export":
+            hashes = {name: str(file["sha256"]) for name, file in stage["files"].items()}
+        for row in ((stage.get("metrics") or {}).get("bench") or {}).get("rows") or []:
+            digest = hashes.get(str(row.get("graph")).removesuffix(f"@{OPENVINO}"))
+            scores = {split: _scores(values) for split, values in (row.get("map") or {}).items()}
+            if digest and scores:
+                # what was rated but not timed has no runtime: it was rated in ONNX Runtime
+                runtime = _rating_runtime(str(row.get("runtime") or "")) or ONNXRUNTIME
+                found.setdefault((digest, runtime), {}).update(scores)
     return found
 
 
-def _bench_rows(stages: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    benches = [(stage.get("metrics") or {}).get("bench") or {} for stage in stages]
-    return [row for bench in benches for row in bench.get("rows") or []]
+def _rating_runtime(name: str) -> str:
+    """The one of the two that rate files which a row's runtime is, such as ``OpenVINO 2025.1``."""
+    if name.startswith("OpenVINO"):
+        return OPENVINO
+    return ONNXRUNTIME if name.startswith("ONNX Runtime") else ""
 
 
 def _scores(values: Mapping[str, Any]) -> dict[str, float]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.builds import needs_engine
+from compress.errors import CompressError
 
 if TYPE_CHECKING:
     from bench.settings import Settings
@@ -45,6 +46,7 @@ def with_engines(
 
     Raises:
         BenchError: the device is not there.
+        CompressError: an engine is to be built for another GPU than the first.
         ExportError: TensorRT is missing, or cannot build an engine.
     """
     named = runtimes or [None] * len(paths)
@@ -55,6 +57,11 @@ def with_engines(
         from bench.devices.choose import device_of
 
         device_of(settings.device, settings.index)  # what is not there is told first
+        if settings.index:
+            raise CompressError(
+                "engines are built for the first GPU alone: instead of --index "
+                f"{settings.index} set CUDA_VISIBLE_DEVICES={settings.index}"
+            )
     return [
         _engine_of(path, settings, say) if need else path
         for path, need in zip(paths, needed, strict=True)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from compress.progress import ConsoleProgress
 
 _PERCENT = 100
+_ARTIFACTS = (".onnx", ".engine", ".xml", ".bin", ".pt", ".torchscript")
 
 
 @dataclass(frozen=True)
@@ -108,10 +109,13 @@ def measure(
         energy_seconds=energy_seconds,
         cuda_graph=cuda_graph,
     )
+    if not host and (keep or ssh_option):
+        raise CompressError("--keep and --ssh-option are of use with --host alone")
     board = _Board(host, keep, ssh_option or ()) if host else None
-    _require_writable(out, html, md)
     with output.stdout_for_results():
         found = expand(artifacts, device, _one_each(runtime, len(artifacts)))
+        _require_places(found.paths, [out, html, md])
+        _require_split(data, split)
         result = _measured(found, settings, board, ConsoleProgress(quiet))
         _keep(result, out)  # before anything else can fail
         result = with_accuracy(result, found.accuracy)
@@ -129,17 +133,35 @@ def measure(
         raise typer.Exit(STOPPED)
 
 
-def _require_writable(*files: Path | None) -> None:
-    """Refuse places that cannot be written before anything is measured."""
+def _require_places(artifacts: Sequence[Path], places: Sequence[Path | None]) -> None:
+    """Refuse places for results that would lose something, or cannot be written."""
+    files = [place for place in places if place is not None]
     for file in files:
-        if file is None:
-            continue
+        if files.count(file) > 1:
+            raise CompressError(f"'{file}' is named twice: give each result a file of its own")
+        if file.suffix in _ARTIFACTS or file in artifacts:
+            raise CompressError(f"'{file}' is a place for a net, not for a result: name a .json")
+        draft = file.with_name(f".{file.name}.{os.getpid()}")
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
+            draft.write_bytes(b"")
+            draft.unlink()
         except OSError as error:
             raise CompressError(f"'{file}' cannot be written: {error.strerror}") from error
-        if file.is_dir() or not os.access(file.parent, os.W_OK):
-            raise CompressError(f"'{file}' cannot be written: name a file in a folder of yours")
+        if file.is_dir():
+            raise CompressError(f"'{file}' cannot be written: it is a folder")
+
+
+def _require_split(data: Path | None, split: str) -> None:
+    """Tell what is wrong with the data before anything is measured."""
+    if data is None:
+        return
+    from compress.data.dataset import load_dataset, require_labels
+
+    dataset = load_dataset(data)
+    if split not in dataset.splits:
+        raise CompressError(f"{data} has no {split} split: choose one of {list(dataset.splits)}")
+    require_labels(dataset, split)
 
 
 def _measured(
