@@ -179,7 +179,7 @@ def test_each_bench_of_a_run_rated_the_export_before_it(run: Path) -> None:
         rows = [{"graph": "base", "map": {"val": _scores(score)}}]
         return [
             {"stage": "export", "files": {"base": {"sha256": f"hash {place}"}}},
-            {"stage": "bench", "metrics": {"bench": {"rows": rows}}},
+            {"stage": "bench", "files": {}, "metrics": {"bench": {"rows": rows}}},
         ]
 
     path = run / "run.json"

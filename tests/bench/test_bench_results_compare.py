@@ -170,7 +170,7 @@ def test_incomplete_and_doubted_runs_are_said() -> None:
 
 
 def test_a_base_must_be_another_file_and_the_same_in_both() -> None:
-    with pytest.raises(BenchError, match="Only 'net' is in both results.*it takes two"):
+    with pytest.raises(BenchError, match=r"Only 'net' is in both results.*it takes two"):
         compare(run_of(0, net=2.0, gone=1.0), run_of(5, net=2.0), relative=True)
     before, after = run_of(0, base=4.0, net=2.0), run_of(5, base=4.0, net=2.0)
     after["rows"][0]["sha256"] = "of another file"

@@ -115,7 +115,7 @@ def with_accuracy(result: BenchResult, accuracy: Accuracy) -> BenchResult:
             rows.append(row)
             continue
         if own is None:
-            notes.append(_OF_ONNX)
+            notes = [*dict.fromkeys([*notes, _OF_ONNX])]
         scores = {split: dict(scores) for split, scores in found.items()}
         rows.append({**row, "map": {**row["map"], **scores}, "notes": notes})
     return {**result, "rows": rows}  # type: ignore[typeddict-item]
