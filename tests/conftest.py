@@ -29,8 +29,13 @@ os.environ["YOLO_CONFIG_DIR"] = tempfile.mkdtemp(prefix="yolo-config-")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 atexit.register(shutil.rmtree, os.environ["YOLO_CONFIG_DIR"], ignore_errors=True)
 
-# a busy machine is no fault of the code
-settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# a busy machine is no fault of the code, and whether tests pass is no matter of luck
+settings.register_profile(
+    "patient",
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
 settings.load_profile("patient")
 
 

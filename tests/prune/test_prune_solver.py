@@ -84,8 +84,9 @@ class Chain:
 
 
 @st.composite
-def chains(draw: st.DrawFn, least: int = 4, most: int = 64) -> Chain:
-    widths = draw(st.lists(st.integers(least, most), min_size=1, max_size=6))
+def chains(draw: st.DrawFn, least: int = 4, most: int = 64, step: int = 1) -> Chain:
+    counts = st.integers(-(-least // step), most // step).map(lambda count: count * step)
+    widths = draw(st.lists(counts, min_size=1, max_size=6))
     share = st.floats(0.0, 1.0, exclude_min=True)
     return Chain(
         tuple(widths),
@@ -268,11 +269,10 @@ def test_floors_are_kept(chain: Chain, keep: float, floor: int) -> None:
     assert all(left >= floor for left in chain.kept(found))
 
 
-@given(chains(least=24), KEEP, st.sampled_from([2, 3, 6]), st.sampled_from([1, 4]))
+@given(chains(least=24, step=6), KEEP, st.sampled_from([2, 3, 6]), st.sampled_from([1, 4]))
 def test_units_with_heads_lose_the_same_of_every_head(
     chain: Chain, keep: float, heads: int, align: int
 ) -> None:
-    assume(all(width % heads == 0 for width in chain.widths))
     units = [replace(unit, granularity=heads) for unit in chain.units()]
     whole = chain.macs(list(chain.widths))
     budget = Budget("MACs", chain.cost(), keep * whole, whole)
