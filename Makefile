@@ -1,15 +1,19 @@
-# Two commands: `make quickstart` (set up, run the whole chain on a small drawn data set) and `make test`.
+# Two commands: `make quickstart` (set up, run the whole chain on a small drawn data set) and `make test`
+# (the quick tests; `make test-all` for every one).
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: quickstart test lint setup clean
+.PHONY: quickstart test test-all lint setup clean
 
 quickstart: $(READY)
 	$(BIN)/compress run recipes/quickstart.yaml
 
 test: $(READY)
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow"
+
+test-all: $(READY)
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: $(READY)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from deploy_nets import LIMITS, Bundled
+from slow import slow_if
 from task_nets import TASKS
 from ultralytics import YOLO
 
@@ -20,7 +21,13 @@ HEADS = [head for head, task in TASKS.items() if task != "classify"]
 ENDS = ["Detect-sparse", "Segment-sparse", "Detect-nms", "Segment-nms", "Pose-nms", "OBB-nms"]
 
 
-@pytest.fixture(params=[*HEADS, *ENDS])
+SLOW = {
+    *("Segment", "Detect26", "Pose26", "OBB26"),
+    *("Detect-sparse", "Detect-nms", "Segment-nms", "OBB-nms"),
+}
+
+
+@pytest.fixture(params=slow_if(SLOW, [*HEADS, *ENDS]))
 def bundle(request: pytest.FixtureRequest, bundled: Callable[[str], Bundled]) -> Bundled:
     return bundled(request.param)
 

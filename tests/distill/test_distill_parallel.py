@@ -38,6 +38,7 @@ def teacher(wide_yaml: Path, images: Tensor) -> nn.Module:
     return settled_net(wide_yaml, images, seed=3)
 
 
+@pytest.mark.slow
 def test_two_processes_learn_from_a_teacher_as_one_does(
     net: nn.Module, teacher: nn.Module, data_yaml: Path, tmp_path: Path
 ) -> None:
@@ -64,6 +65,7 @@ def test_two_processes_learn_from_a_teacher_as_one_does(
     torch.testing.assert_close(its_bridges, their_bridges, rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_online_teachers_and_unlabeled_images_work_in_two_processes(
     net: nn.Module, teacher: nn.Module, data_yaml: Path, tmp_path: Path
 ) -> None:

@@ -19,6 +19,7 @@ from lessons import (
     eval_with_raw_outputs,
     term,
 )
+from slow import slow
 from small_nets import IMGSZ, NAMES, Silent, pruned_copy, settled_net
 from torch import Tensor, nn
 
@@ -465,7 +466,11 @@ class Watched(Distillation):
         self.drawn = deepcopy(self.state_dict())
 
 
-OPTIMIZERS = ["SGD", "AdamW", "NAdam", "RAdam", "RMSProp", "MuSGD"]
+OPTIMIZERS = [
+    *("SGD", "AdamW"),
+    *slow("NAdam", "RAdam", "RMSProp"),
+    "MuSGD",
+]
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import onnx
 import pytest
+from slow import slow_if
 from torch import nn
 from ultralytics.nn.tasks import (
     ClassificationModel,
@@ -30,7 +31,7 @@ NETS = {
 Export = tuple[nn.Module, Path, set[str]]
 
 
-@pytest.fixture(scope="module", params=NETS)
+@pytest.fixture(scope="module", params=slow_if({"yolo11n-seg", "yolo11n-obb"}, NETS))
 def export(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Export:
     kind, heads = NETS[request.param]
     model = kind(f"{request.param}.yaml", verbose=False).eval()

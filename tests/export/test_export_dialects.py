@@ -10,6 +10,7 @@ import onnxruntime as ort
 import pytest
 import torch
 from export_nets import Exported, QdqGraph, export_all
+from slow import slow
 from small_nets import IMGSZ, output_of, settled_net
 from torch import Tensor, nn
 
@@ -185,7 +186,9 @@ def relu_net(net_yaml: Path, images: Tensor, tmp_path_factory: pytest.TempPathFa
     return settled_net(yaml, images)
 
 
-@pytest.mark.parametrize("targets", [["onnxruntime"], ["onnxruntime", "tensorrt"], [*DIALECTS]])
+@pytest.mark.parametrize(
+    "targets", [*slow(["onnxruntime"], ["onnxruntime", "tensorrt"]), [*DIALECTS]]
+)
 def test_relu_becomes_part_of_int8_convolutions_whatever_else_is_asked_for(
     relu_net: nn.Module, images: Tensor, tmp_path: Path, targets: list[str]
 ) -> None:
@@ -284,7 +287,7 @@ def test_openvino_computes_what_the_simulation_does(exported: Exported, images: 
 
 
 @pytest.mark.parametrize("target", DIALECTS)
-@pytest.mark.parametrize("bits", [2, 4, 7])
+@pytest.mark.parametrize("bits", [4, *slow(2, 7)])
 def test_weights_of_few_bits_end_as_few_integers(
     net: nn.Module, images: Tensor, tmp_path: Path, target: str, bits: int
 ) -> None:

@@ -128,6 +128,7 @@ for path in sorted(folder.iterdir()):
 """
 
 
+@pytest.mark.slow
 def test_equal_weights_give_equal_bytes_in_another_process(net_yaml: Path, tmp_path: Path) -> None:
     here = Path(__file__).parent
     started = []

@@ -12,6 +12,7 @@ import onnxruntime as ort
 import pytest
 import torch
 from export_nets import Exported
+from slow import slow
 from small_nets import IMGSZ, NAMES, settled_net
 from torch import Tensor, nn
 from ultralytics import YOLO
@@ -125,13 +126,18 @@ def nets(net_yaml: Path, images: Tensor, tmp_path_factory: pytest.TempPathFactor
 @pytest.mark.parametrize(
     ("name", "opset", "activation"),
     [
-        ("dense", 13, "Hardswish"),
-        ("sparse", 13, "SiLU"),
         ("raw", 13, "SiLU"),
-        ("sparse nms", 13, "Hardswish"),
-        ("raw", 20, "Hardswish"),
         ("sparse nms", 20, "SiLU"),
-        ("sparse nms", 18, "SiLU"),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (
+                ("dense", 13, "Hardswish"),
+                ("sparse", 13, "SiLU"),
+                ("sparse nms", 13, "Hardswish"),
+                ("raw", 20, "Hardswish"),
+                ("sparse nms", 18, "SiLU"),
+            )
+        ),
     ],
 )
 def test_one_ranges_file_fits_every_opset_and_head(
@@ -152,7 +158,7 @@ def test_one_ranges_file_fits_every_opset_and_head(
         assert all(np.isfinite(result).all() for result in results.values())
 
 
-@pytest.mark.parametrize("target", ["onnxruntime", "tensorrt"])
+@pytest.mark.parametrize("target", ["onnxruntime", *slow("tensorrt")])
 @pytest.mark.parametrize("name", FORMS)
 def test_nothing_behind_the_last_convolutions_is_quantized(
     name: str, target: str, exported: Exported, tmp_path: Path
@@ -198,7 +204,10 @@ def test_stock_ultralytics_reads_kept_cells(
     assert torch.allclose(sparse.boxes.data, dense.boxes.data, rtol=1e-4, atol=5e-3)
 
 
-@pytest.mark.parametrize(("opset", "ir_version"), [(13, 7), (17, 8), (20, 9)])
+SLOW_OPSETS = [pytest.param(*pair, marks=pytest.mark.slow) for pair in ((17, 8), (20, 9))]
+
+
+@pytest.mark.parametrize(("opset", "ir_version"), [(13, 7), *SLOW_OPSETS])
 def test_the_ir_version_is_that_of_the_recipe_in_all_dialects(
     opset: int, ir_version: int, exported: Exported, images: Tensor, tmp_path: Path
 ) -> None:

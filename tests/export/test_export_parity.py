@@ -10,6 +10,7 @@ import onnx
 import pytest
 from export_nets import Exported, export_all, steps_apart
 from onnx import numpy_helper
+from slow import slow
 from small_nets import output_of, settled_net
 from torch import Tensor, nn
 
@@ -35,7 +36,7 @@ def test_each_tensor_is_at_most_one_step_off(
         assert sum(steps.values()) < 0.3 * len(steps)  # of tensors, one value is enough
 
 
-@pytest.mark.parametrize("float_layers", FLOAT_LAYERS)
+@pytest.mark.parametrize("float_layers", [*slow(*FLOAT_LAYERS[:2]), *FLOAT_LAYERS[2:]])
 def test_so_it_is_beside_float_layers(
     net: nn.Module, images: Tensor, tmp_path: Path, float_layers: list[str]
 ) -> None:
@@ -54,7 +55,7 @@ def silence(net: nn.Module, weight: float) -> None:
             layer.conv.weight.data[::2] = 0.0
 
 
-@pytest.mark.parametrize("weight", [0.0, 1e-6])
+@pytest.mark.parametrize("weight", [*slow(0.0), 1e-6])
 def test_the_bias_of_a_dead_channel_is_kept(
     net: nn.Module, images: Tensor, tmp_path: Path, weight: float
 ) -> None:
@@ -65,7 +66,7 @@ def test_the_bias_of_a_dead_channel_is_kept(
         assert {tensor: n for tensor, n in steps.items() if n > 1} == {}
 
 
-@pytest.mark.parametrize("activation", ["ReLU()", "Hardswish()"])
+@pytest.mark.parametrize("activation", [*slow("ReLU()"), "Hardswish()"])
 def test_other_activations_too(
     activation: str, net_yaml: Path, images: Tensor, tmp_path: Path
 ) -> None:
@@ -91,7 +92,7 @@ def test_end_to_end(exported: Exported, images: Tensor) -> None:
         assert against_float.box < 2.0
 
 
-@pytest.mark.parametrize("opset", [13, 20])
+@pytest.mark.parametrize("opset", [13, *slow(20)])
 def test_every_opset_computes_the_same(
     exported: Exported, images: Tensor, tmp_path: Path, opset: int
 ) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from slow import slow
 from small_nets import IMGSZ, pruned_copy
 from task_nets import write_task_yaml
 from torch import Tensor, nn
@@ -83,7 +84,7 @@ def test_only_the_named_blocks_change_though_all_share_one_object(net: nn.Module
     assert type(Conv.default_act) is nn.SiLU
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [FAMILIES[0], *slow(*FAMILIES[1:])])
 def test_every_block_of_every_family_is_found_and_runs(family: str, tmp_path: Path) -> None:
     net = family_net(family)
     assert activation_modules(net) == {nn.SiLU}

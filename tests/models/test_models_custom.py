@@ -90,6 +90,7 @@ def test_a_model_of_own_layers_is_trained_saved_and_loaded(
         assert all(torch.equal(again[name], value) for name, value in model.state_dict().items())
 
 
+@pytest.mark.slow
 def test_stock_ultralytics_loads_it_where_the_file_can_be_imported(
     layers: Path, gated_yaml: Path, tmp_path: Path
 ) -> None:

@@ -12,6 +12,7 @@ import cv2
 import pytest
 import torch
 from killed_training import Killed, KilledAt, killed
+from slow import slow
 from small_extension import LOSS, Mimic, hooks_of
 from small_nets import IMGSZ, Silent
 from torch import Tensor, nn
@@ -97,7 +98,7 @@ class ShortOfMemory(Rated):
         return super().loss(images)
 
 
-@pytest.mark.parametrize("extension", [Rated, ShortOfMemory])
+@pytest.mark.parametrize("extension", [Rated, *slow(ShortOfMemory)])
 def test_an_epoch_may_have_a_learning_rate_of_its_own(
     extension: type[Rated],
     net: nn.Module,
@@ -204,6 +205,7 @@ def test_epochs_that_do_not_count_are_never_the_best(
     torch.testing.assert_close(training.weights, dict(state["ema"]), rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_epochs_that_do_not_count_do_not_exhaust_patience(
     net: nn.Module, job: Callable[..., TrainingJob], found: list[float]
 ) -> None:
@@ -296,6 +298,7 @@ class MoreImages(Mimic):
         return super().loss(images)
 
 
+@pytest.mark.slow
 def test_added_images_are_scaled_with_the_others(
     net: nn.Module, job: Callable[..., TrainingJob]
 ) -> None:
@@ -315,6 +318,7 @@ def test_added_images_are_scaled_with_the_others(
     assert {shape[2] for shape in straight} <= {32, 64, 96}
 
 
+@pytest.mark.slow
 def test_rectangular_batches_are_trained_on(
     net: nn.Module, data_yaml: Path, job: Callable[..., TrainingJob], tmp_path: Path
 ) -> None:
@@ -349,11 +353,21 @@ class Breaks(Mimic):
         return value * float("nan") if self.how == "loss" else (value - value.detach()).sqrt()
 
 
+@pytest.fixture(scope="module")
+def straight(
+    _settled: nn.Module, data_yaml: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Training:
+    """What nothing interrupts."""
+    folder = tmp_path_factory.mktemp("straight")
+    job = TrainingJob(data_yaml, 16, IMGSZ, 0, "cpu", 0, folder, ARGUMENTS)
+    return run(_settled, job, Mimic())
+
+
 @pytest.mark.parametrize(
     ("how", "words"), [("loss", f"the loss '{LOSS}' became nan"), ("slope", "the gradient became")]
 )
 def test_a_training_that_breaks_in_an_epoch_goes_on_from_the_one_before(
-    how: str, words: str, net: nn.Module, job: Callable[..., TrainingJob]
+    how: str, words: str, net: nn.Module, straight: Training, job: Callable[..., TrainingJob]
 ) -> None:
     student = deepcopy(net)
     with pytest.raises(CompressError, match=rf"{words}.* in epoch 2 of 3.*goes on from epoch 2"):
@@ -361,7 +375,6 @@ def test_a_training_that_breaks_in_an_epoch_goes_on_from_the_one_before(
     assert all(parameter.isfinite().all() for parameter in student.parameters())
     assert torch.load(job().folder / "state.pt")["epoch"] == 0
     resumed = run(net, job(), Mimic())
-    straight = run(net, job("straight"), Mimic())
     torch.testing.assert_close(resumed.weights, straight.weights, rtol=0, atol=0)
 
 

@@ -66,6 +66,7 @@ def test_two_processes_train_as_one_does(
     torch.testing.assert_close(first["projector"], theirs, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_killed_training_of_two_ends_where_a_straight_one_does(
     net: nn.Module, job: TrainingJob, tmp_path: Path
 ) -> None:
@@ -87,6 +88,7 @@ def test_a_killed_training_of_two_ends_where_a_straight_one_does(
     assert f"train/{LOSS}" in resumed.curves
 
 
+@pytest.mark.slow
 def test_a_loss_that_breaks_in_one_process_ends_both(net: nn.Module, job: TrainingJob) -> None:
     with pytest.raises(CompressError, match=rf"'{LOSS}' became nan in epoch 2 of 3"):
         run(net, job, BreaksOnOne())

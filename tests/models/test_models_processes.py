@@ -62,9 +62,11 @@ def fail(how: str, folder: Path, bar: Task | None) -> None:
     ("how", "error", "words"),
     [
         ("fault", CompressError, "^the second is to blame$"),
-        ("crash", RuntimeError, r"Traceback(.|\n)*our own mistake"),
+        pytest.param(
+            *("crash", RuntimeError, r"Traceback(.|\n)*our own mistake"), marks=pytest.mark.slow
+        ),
         ("kill", CompressError, "killed by signal 9"),
-        ("partner", CompressError, "killed by signal 9"),
+        pytest.param("partner", CompressError, "killed by signal 9", marks=pytest.mark.slow),
     ],
 )
 def test_one_that_fails_ends_all(

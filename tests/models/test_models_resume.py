@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from killed_training import ARGUMENTS, BATCHES, Killed, KilledAt, killed
+from slow import slow
 from small_extension import LOSS, Mimic
 from small_nets import IMGSZ, Silent, calibrated
 from torch import Tensor, nn
@@ -55,7 +56,10 @@ class Case:
         return [] if self.name == "plain" else [Mimic()]
 
 
-@pytest.fixture(scope="module", params=["plain", "extended", "simulated"])
+@pytest.fixture(
+    scope="module",
+    params=["plain", *slow("extended", "simulated")],
+)
 def case(request: pytest.FixtureRequest, _settled: nn.Module, images: Tensor) -> Case:
     return Case(request.param, _settled, images)
 
@@ -72,7 +76,7 @@ def assert_equal(one: Training, other: Training) -> None:
 
 
 # in the middle of epoch 2, and in the last epoch, whose augmentation is another one
-@pytest.mark.parametrize("batch", [BATCHES + 1, 2 * BATCHES + 1])
+@pytest.mark.parametrize("batch", [*slow(BATCHES + 1), 2 * BATCHES + 1])
 def test_an_interrupted_training_ends_where_a_straight_one_does(
     batch: int, case: Case, straight: Training, data_yaml: Path, tmp_path: Path
 ) -> None:
@@ -126,7 +130,7 @@ def rated_straight(
         return plain.train(data_yaml, tmp_path_factory.mktemp("rated"), Silent())
 
 
-@pytest.mark.parametrize("file", ["best_weights.pt", "state.pt"])
+@pytest.mark.parametrize("file", [*slow("best_weights.pt"), "state.pt"])
 def test_a_kill_between_the_files_of_an_epoch_loses_nothing(
     file: str,
     plain: Case,
@@ -152,7 +156,7 @@ def test_a_kill_between_the_files_of_an_epoch_loses_nothing(
     assert_equal(plain.train(data_yaml, tmp_path, Silent()), rated_straight)
 
 
-@pytest.mark.parametrize("best", [1, 2])
+@pytest.mark.parametrize("best", [1, *slow(2)])
 def test_the_weights_of_the_best_epoch_are_given(
     best: int, plain: Case, data_yaml: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -105,6 +105,7 @@ def _run_stock(files: dict[Path, nn.Module], data_yaml: Path, folder: Path) -> d
     return result
 
 
+@pytest.mark.slow
 def test_stock_ultralytics_loads_validates_and_predicts_without_us(
     files: dict[Path, nn.Module], agreeing: Path, tmp_path: Path
 ) -> None:

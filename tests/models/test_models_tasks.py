@@ -13,6 +13,7 @@ import onnxruntime as ort
 import pytest
 import torch
 from drawn_tasks import KEYPOINTS, NAMES, draw_task_data
+from slow import slow, slow_if
 from small_nets import IMGSZ, Silent, pruned_copy
 from task_nets import TASKS, task_net
 from torch import Tensor, nn
@@ -80,7 +81,8 @@ def net_of(
     return make
 
 
-heads = pytest.mark.parametrize("head", TASKS)
+SLOW = {"Segment", "Detect26", "Pose26", "OBB26"}  # their task and their kind are in others
+heads = pytest.mark.parametrize("head", slow_if(SLOW, TASKS))
 
 
 def tensors(output: object) -> list[Tensor]:
@@ -232,7 +234,7 @@ class Killed(BaseException):
     """No error that anything may catch."""
 
 
-@pytest.mark.parametrize("head", ["Segment", "Classify", "Pose26"])
+@pytest.mark.parametrize("head", ["Classify", *slow("Segment", "Pose26")])
 def test_training_goes_on_after_a_kill_where_a_straight_one_would_be(
     head: str,
     net_of: Callable[[str], nn.Module],
@@ -318,7 +320,7 @@ def label_rows(found: object, task: str) -> list[list[float]]:
     return rows
 
 
-@pytest.mark.parametrize("head", ["Segment", "Pose", "OBB", "Segment26"])
+@pytest.mark.parametrize("head", [*slow("Segment"), "Pose", "OBB", "Segment26"])
 def test_map_is_that_of_the_task(
     head: str, net_of: Callable[[str], nn.Module], drawn: Callable[[str], Path], tmp_path: Path
 ) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from killed_training import ARGUMENTS, BATCHES, Killed, KilledAt, killed
+from slow import slow
 from small_nets import IMGSZ, Silent
 from torch import Tensor, nn
 from ultralytics.cfg import get_cfg
@@ -332,7 +333,7 @@ def test_a_training_sees_the_unlabeled_images(straight: tuple[Training, Watch]) 
     assert scores[0] > scores[-1] > 0  # it learned what only they teach
 
 
-@pytest.mark.parametrize("batch", [BATCHES + 1, 2 * BATCHES + 1])
+@pytest.mark.parametrize("batch", [*slow(BATCHES + 1), 2 * BATCHES + 1])
 def test_an_interrupted_training_ends_where_a_straight_one_does(
     batch: int,
     straight: tuple[Training, Watch],

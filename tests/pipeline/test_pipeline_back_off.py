@@ -191,6 +191,7 @@ def test_plan_stops_at_the_first_trial_that_is_not_stored(desk: Desk) -> None:
     assert planned["finetune"].note.endswith("once")
 
 
+@pytest.mark.slow
 def test_kill_at_every_change_on_disk_and_again(tmp_path: Path) -> None:
     of = backing_off(only=SHORT, tries=2)
     straight = Desk.at(tmp_path / "straight")

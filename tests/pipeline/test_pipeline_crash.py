@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from pipeline_fakes import Desk, recipe
+from slow import slow
 
 from compress.pipeline.contract import Context
 from compress.pipeline.plan import Selection
@@ -54,7 +55,7 @@ def leftovers(desk: Desk) -> list[str]:
     return [str(path) for path in runs.rglob(".*") if ".new" in path.name or ".old" in path.name]
 
 
-@pytest.mark.parametrize("begun", ["fresh", "forced over an old result"])
+@pytest.mark.parametrize("begun", [*slow("fresh"), "forced over an old result"])
 def test_kill_at_every_change_on_disk(tmp_path: Path, begun: str) -> None:
     straight = Desk.at(tmp_path / "straight")
     straight.run(RECIPE)

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from slow import slow
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("ultralytics")
@@ -53,7 +54,7 @@ def test_whole_states_are_read_and_missing_ones_are_none(folder: Path) -> None:
     assert read_state(folder / "state.pt") is not None
 
 
-@pytest.mark.parametrize("name", ["state.pt", "best_weights.pt"])
+@pytest.mark.parametrize("name", ["state.pt", *slow("best_weights.pt")])
 def test_a_training_over_damaged_files_ends_like_a_fresh_one(
     data_yaml: Path, net_yaml: Path, tmp_path: Path, name: str
 ) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from slow import slow
 from small_nets import IMGSZ
 from structure_nets import family_net
 from torch import nn
@@ -33,7 +34,7 @@ def table_of(shapes: list[ConvShape]) -> LayerTable:
     return LayerTable("", None, 1, 1, {shape.geometry: grid for shape in shapes})
 
 
-@pytest.mark.parametrize("family", ["yolov8n-seg", "yolov9t", "yolov10n", "yolo26n"])
+@pytest.mark.parametrize("family", ["yolov8n-seg", "yolo26n", *slow("yolov9t", "yolov10n")])
 def test_every_exported_convolution_has_one_name_that_the_solver_knows(
     family: str, tmp_path: Path
 ) -> None:

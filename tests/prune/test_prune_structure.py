@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from slow import slow_if
 from structure_nets import (
     FAMILIES,
     cut_at_random,
@@ -27,6 +28,7 @@ from compress.prune.spec import build_from_spec, spec_of
 from compress.prune.structure import PrunableModel
 
 ALIGN = 4
+SLOW = {"yolov3-tiny", "yolov6n", "yolov10n", "yolo26n-pose"}
 IMAGE = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
 
@@ -39,7 +41,10 @@ class Cut:
     outputs: list[Tensor]  # of the pruned net
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(
+    scope="module",
+    params=slow_if(SLOW, FAMILIES),
+)
 def cut(request: pytest.FixtureRequest) -> Cut:
     dense = family_net(request.param, IMAGE)
     structure = PrunableModel(dense)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from quantize_nets import simulated
+from slow import slow
 from small_nets import IMGSZ, output_of
 from torch import Tensor, nn
 
@@ -26,7 +27,7 @@ from export.dialects import write_dialect
 from export.float_onnx import export_float
 from export.parity import run_onnx
 
-METHODS = ["minmax", "percentile", "mse"]  # entropy: the same path, more time
+METHODS = ["percentile", *slow("minmax", "mse")]  # entropy: the same path, more time
 
 
 def ranges_of(simulation: Simulation) -> dict[str, tuple[float, float]]:
@@ -131,7 +132,7 @@ def test_a_dead_layer_gets_a_usable_range(net: nn.Module, images: Tensor, method
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("border", [0, 8])
+@pytest.mark.parametrize("border", [*slow(0), 8])
 def test_one_black_image_gives_ranges_and_a_warning(
     net: nn.Module, method: str, border: int
 ) -> None:
@@ -190,7 +191,7 @@ def test_tensors_that_never_change_are_counted(net: nn.Module, images: Tensor) -
     assert high == pytest.approx(0.7, rel=0.01)
 
 
-@pytest.mark.parametrize("method", ["percentile", "mse"])
+@pytest.mark.parametrize("method", ["percentile", *slow("mse")])
 def test_counting_some_values_gives_almost_the_ranges_of_counting_all(
     net: nn.Module, images: Tensor, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -205,7 +206,7 @@ def test_counting_some_values_gives_almost_the_ranges_of_counting_all(
     assert sum(widths) / len(widths) == pytest.approx(1.0, abs=0.1)
 
 
-@pytest.mark.parametrize("method", ["percentile", "mse", "entropy"])
+@pytest.mark.parametrize("method", [*slow("percentile"), "mse", "entropy"])
 def test_methods_lie_within_the_extremes(net: nn.Module, images: Tensor, method: str) -> None:
     whole = ranges_of(simulated(net, images))
     for tensor, (low, high) in ranges_of(simulated(net, images, method=method)).items():

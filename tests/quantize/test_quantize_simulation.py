@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from quantize_nets import simulated
+from slow import slow
 from small_nets import IMGSZ, NAMES, output_of, settled_net
 from torch import Tensor, nn
 
@@ -227,7 +228,9 @@ def test_an_untrained_net_can_be_simulated(net_yaml: Path, images: Tensor) -> No
     assert torch.isfinite(output_of(simulation.model, images)).all()
 
 
-@pytest.mark.parametrize("activation", ["ReLU()", "LeakyReLU(0.1)", "Hardswish()", "Identity()"])
+@pytest.mark.parametrize(
+    "activation", ["ReLU()", "Hardswish()", *slow("LeakyReLU(0.1)", "Identity()")]
+)
 def test_other_activations_are_rounded_too(
     activation: str, net_yaml: Path, images: Tensor, tmp_path: Path
 ) -> None:

@@ -1,4 +1,4 @@
-"""The whole chain, run once for all tests of this folder."""
+"""The chain of stages: each is run once for all tests of this folder, if any needs it."""
 
 from __future__ import annotations
 
@@ -27,6 +27,6 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> DataSet:
 def chain(
     sample: DataSet, net_yaml: Path, wide_yaml: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Chain:
-    from stage_chain import run_chain
+    from stage_chain import chain_of
 
-    return run_chain(sample, net_yaml, wide_yaml, tmp_path_factory.mktemp("chain"))
+    return chain_of(sample, net_yaml, wide_yaml, tmp_path_factory.mktemp("chain"))

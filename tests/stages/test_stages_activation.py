@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from slow import slow
 from small_nets import settled_net
 from stage_chain import ALIGN, TRAIN, Ran, artifact, run_stage
 from torch import Tensor, nn
@@ -125,7 +126,7 @@ def test_where_it_pays_only_faster_layers_change(swap: Any, times: Any, parent: 
     assert "INT8" in notes
 
 
-@pytest.mark.parametrize("reason", ["no layer is faster", "the whole net is slower"])
+@pytest.mark.parametrize("reason", [*slow("no layer is faster"), "the whole net is slower"])
 def test_where_it_never_pays_the_model_passes_unchanged(
     reason: str, swap: Any, times: Any, parent: Artifact
 ) -> None:
@@ -146,6 +147,7 @@ def test_a_gain_within_noise_is_none() -> None:
     assert paying({*before, "unknown"}, before, again, swapped) == {"sure": pytest.approx(0.1)}
 
 
+@pytest.mark.slow
 def test_real_times_name_real_blocks(swap: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stage, "_PROFILE", Minimum(0.1, 5))
     monkeypatch.setattr(compress.stages.timing, "_SECONDS", (0.2,))
@@ -165,7 +167,7 @@ def test_real_times_name_real_blocks(swap: Any, monkeypatch: pytest.MonkeyPatch)
     assert ran.metrics["timing"]["parent_ms"] > 0
 
 
-@pytest.mark.parametrize("order", ["prune first", "swap first"])
+@pytest.mark.parametrize("order", ["prune first", *slow("swap first")])
 def test_what_comes_behind_it_keeps_it(
     order: str, parent: Artifact, dataset: DataSet, tmp_path: Path
 ) -> None:

@@ -149,6 +149,7 @@ def test_the_report_shows_them(ran: Ran) -> None:
     assert {"ptq@openvino", "int8-openvino"} <= {row.cells[0] for row in exported_files(run).rows}
 
 
+@pytest.mark.slow
 def test_a_recipe_for_openvino_alone_has_it_as_its_result(measure: Callable[..., Ran]) -> None:
     ran = measure("int8-openvino")
     assert ran.metrics["bench"]["result"] == "int8-openvino"
@@ -171,6 +172,7 @@ def test_without_openvino_the_rest_is_measured_and_the_gap_told(
     assert [gate.against for gate in gates_of(ran)] == ["ptq"]
 
 
+@pytest.mark.slow
 def test_a_slower_file_is_refused_with_what_is_to_blame(
     measure: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
 ) -> None:

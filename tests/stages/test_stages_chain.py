@@ -7,6 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from slow import slow
 from stage_chain import ALIGN, Chain, sha256
 from torch import nn
 from ultralytics import YOLO
@@ -28,6 +29,12 @@ KEYS = {
     "export": set(GRAPHS),
     "bench": {"measurements", "detections"},
 }
+
+
+@pytest.fixture(scope="module")
+def chain(chain: Chain) -> Chain:
+    """All of it, whatever a test looks at."""
+    return chain.run_all()
 
 
 @pytest.mark.parametrize("stage", KEYS)
@@ -190,7 +197,13 @@ def test_detections_are_a_picture(chain: Chain) -> None:
     assert picture.shape[1] > 300
 
 
-@pytest.mark.parametrize("stage", ["teacher", "prune", "finetune", "ptq", "qat", "export"])
+@pytest.mark.parametrize(
+    "stage",
+    [
+        *("prune", "finetune", "ptq"),
+        *slow("teacher", "qat", "export"),
+    ],
+)
 def test_the_same_stage_twice_gives_the_same_bytes(chain: Chain, stage: str) -> None:
     assert chain.again(stage).hashes() == chain.ran[stage].hashes()
 

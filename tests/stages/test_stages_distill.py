@@ -11,6 +11,7 @@ import pytest
 import torch
 from drawn_tasks import draw_task_data
 from pydantic import ValidationError
+from slow import slow_if
 from stage_chain import TRAIN, Chain, Ran, artifact, run_stage
 
 from compress.data.dataset import DataSet, load_dataset
@@ -69,6 +70,7 @@ def test_defects_8_12_13_the_student_keeps_its_structure_and_holds_nothing_of_th
     assert all(value.dtype != torch.float16 for value in student.state_dict().values())
 
 
+@pytest.mark.slow
 def test_stock_ultralytics_takes_the_distilled_student(chain: Chain, tmp_path: Path) -> None:
     ran = finetuned(chain, {"losses": [CWD, {"kind": "bckd"}]}, tmp_path)
     code = (
@@ -134,7 +136,10 @@ SECTIONS: dict[str, tuple[dict[str, Any], set[str]]] = {
 }
 
 
-@pytest.mark.parametrize("name", SECTIONS)
+SLOW = {name for name, (section, _) in SECTIONS.items() if section.keys() == {"losses"}}
+
+
+@pytest.mark.parametrize("name", slow_if(SLOW, SECTIONS))
 def test_a_section_trains_and_shows_its_losses(name: str, chain: Chain, tmp_path: Path) -> None:
     section, expected = SECTIONS[name]
     ran = finetuned(chain, section, tmp_path)
@@ -177,20 +182,29 @@ def test_teaching_can_stop_with_mosaic(chain: Chain, tmp_path: Path) -> None:
     assert [value > 0 for value in losses["kd_cwd"]] == [True, True, False]
 
 
-@pytest.mark.parametrize("pseudo", [None, {"confidence": 0.01, "iou": 0.6}])
+@pytest.fixture(scope="module")
+def without(chain: Chain, tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    """Taught by labelled images alone."""
+    return finetuned(chain, {"losses": [CWD]}, tmp_path_factory.mktemp("without"))
+
+
+@pytest.mark.parametrize(
+    "pseudo",
+    [pytest.param(None, marks=pytest.mark.slow), {"confidence": 0.01, "iou": 0.6}],
+)
 def test_images_without_labels_teach_too(
-    pseudo: dict[str, float] | None, chain: Chain, tmp_path: Path
+    pseudo: dict[str, float] | None, without: Ran, chain: Chain, tmp_path: Path
 ) -> None:
     folder = chain.data.splits["val"][0].parent
     unlabeled = {"images": str(folder), "batch": 4, "pseudo_labels": pseudo}
-    with_them = finetuned(chain, {"losses": [CWD], "unlabeled": unlabeled}, tmp_path / "with")
-    without = finetuned(chain, {"losses": [CWD]}, tmp_path / "without")
+    with_them = finetuned(chain, {"losses": [CWD], "unlabeled": unlabeled}, tmp_path)
     assert losses_of(with_them)["kd_cwd"] != losses_of(without)["kd_cwd"]
     assert {file.suffix for file in folder.iterdir()} == {
         file.suffix for file in chain.data.splits["train"][0].parent.iterdir()
     }
 
 
+@pytest.mark.slow
 def test_outputs_teach_under_quantization(chain: Chain, tmp_path: Path) -> None:
     config = {
         "stage": "qat",
@@ -206,6 +220,7 @@ def test_outputs_teach_under_quantization(chain: Chain, tmp_path: Path) -> None:
     assert ran.files["ranges"].is_file()
 
 
+@pytest.mark.slow
 def test_a_base_is_distilled_while_it_is_trained(
     chain: Chain, net_yaml: Path, tmp_path: Path
 ) -> None:
@@ -227,7 +242,13 @@ FAMILIES = [
 ]
 
 
-@pytest.mark.parametrize(("student", "teacher", "more"), FAMILIES)
+@pytest.mark.parametrize(
+    ("student", "teacher", "more"),
+    [
+        pytest.param(*family, marks=[] if family[0] == "yolov8n-p2.yaml" else pytest.mark.slow)
+        for family in FAMILIES
+    ],
+)
 def test_families_learn_in_a_training(
     student: str, teacher: str, more: list[str], sample: DataSet, tmp_path: Path
 ) -> None:
@@ -237,11 +258,16 @@ def test_families_learn_in_a_training(
 @pytest.mark.parametrize(
     ("student", "teacher", "task", "more"),
     [
-        ("yolov8n-seg.yaml", "yolo11n-seg.yaml", "segment", ["masks"]),
         ("yolo26n-seg.yaml", "yolo26n-seg.yaml", "segment", ["masks"]),
-        ("yolov8n-pose.yaml", "yolov8n-pose.yaml", "pose", ["keypoints"]),
-        ("yolo26n-pose.yaml", "yolo26n-pose.yaml", "pose", ["keypoints"]),
-        ("yolov8n-obb.yaml", "yolo11n-obb.yaml", "obb", ["angle"]),
+        *(
+            pytest.param(*nets, marks=pytest.mark.slow)
+            for nets in (
+                ("yolov8n-seg.yaml", "yolo11n-seg.yaml", "segment", ["masks"]),
+                ("yolov8n-pose.yaml", "yolov8n-pose.yaml", "pose", ["keypoints"]),
+                ("yolo26n-pose.yaml", "yolo26n-pose.yaml", "pose", ["keypoints"]),
+                ("yolov8n-obb.yaml", "yolo11n-obb.yaml", "obb", ["angle"]),
+            )
+        ),
     ],
 )
 def test_tasks_learn_in_a_training(

@@ -155,7 +155,7 @@ def test_export_refuses_ranges_of_another_checkpoint(
     save_checkpoint(build_model(yaml, chain.data.names, 0), tmp_path / "deep.pt")
     inputs = {
         "checkpoint.deep": artifact(tmp_path / "deep.pt"),
-        "ranges": chain.ran["qat"].artifact("ranges"),
+        "ranges": chain.ranges("qat"),
     }
     with pytest.raises((CompressError, ExportError), match="another model"):
         run_stage({"stage": "export"}, inputs, chain.data, tmp_path / "run")
@@ -182,6 +182,7 @@ def test_export_measures_how_far_a_file_is_off(
     assert parity["box"] < 0.01
 
 
+@pytest.mark.slow
 def test_export_measures_int8_files_against_the_simulation(
     sure: Artifact, dataset: DataSet, tmp_path: Path
 ) -> None:
@@ -219,9 +220,7 @@ def test_bench_refuses_ragged_channels_by_layer_and_measures_nothing(
         if key in {"base", "int8-onnxruntime"}
     }
     config = {"stage": "bench", "align": 64, "min_seconds": 0.1}
-    with pytest.raises(
-        BenchAlignmentError, match=r"int8-onnxruntime .*/model\.0/conv/Conv"
-    ) as error:
+    with pytest.raises(BenchAlignmentError, match=r"int8-onnxruntime +model\.0 +output") as error:
         run_stage(config, graphs, chain.data, tmp_path / "run")
     assert error.value.exit_code == 3
     assert not list((tmp_path / "run" / "out").iterdir())

@@ -11,8 +11,8 @@ import pytest
 from small_nets import IMGSZ
 from torch import nn
 
-from bench.settings import Settings
 import compress.stages.placement_choice as choice
+from bench.settings import Settings
 from compress.models.activations import silu_blocks, with_activation
 from compress.models.build import build_model
 from compress.pipeline.contract import Context

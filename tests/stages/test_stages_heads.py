@@ -8,6 +8,7 @@ from typing import Any
 import onnx
 import pytest
 import torch
+from slow import slow
 from small_nets import settled_net
 from stage_chain import artifact, run_stage
 from torch import Tensor, nn
@@ -54,7 +55,7 @@ def outputs(path: Path) -> dict[str, list[int]]:
     return {o.name: [d.dim_value for d in o.type.tensor_type.shape.dim] for o in graph.output}
 
 
-@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize("name", [*slow("sparse", "raw"), "nms"])
 def test_all_but_the_base_end_as_the_recipe_says(
     name: str, inputs: dict[str, Artifact], dataset: DataSet, tmp_path: Path
 ) -> None:

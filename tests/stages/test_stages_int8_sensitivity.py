@@ -109,6 +109,7 @@ def test_rows_say_what_each_layer_costs_and_loses_in_float(
     assert set(images) <= set(dataset.splits["train"])  # val must not choose layers
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_behind_its_last_row(
     inputs: dict[str, Artifact],
     make_context: Callable[[str], Context],

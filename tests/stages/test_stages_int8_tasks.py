@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from drawn_tasks import draw_task_data
+from slow import slow
 from stage_chain import TRAIN, Ran, artifact, run_stage
 from task_nets import TASKS, task_net
 
@@ -35,7 +36,7 @@ def assert_files_agree(ran: Ran) -> None:
         assert rows["worst_steps"] <= 1
 
 
-@pytest.mark.parametrize("head", ["Segment", "Pose", "OBB", "v10Detect", "Segment26"])
+@pytest.mark.parametrize("head", ["Segment", *slow("Pose", "OBB", "v10Detect", "Segment26")])
 def test_every_task_and_head_is_quantized(head: str, tmp_path: Path) -> None:
     data = load_dataset(draw_task_data(tmp_path / "data", TASKS[head]))
     checkpoint = tmp_path / "model.pt"
@@ -48,7 +49,11 @@ def test_every_task_and_head_is_quantized(head: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("head", "losses"),
-    [("Segment", ["cwd", "masks"]), ("Pose", ["bckd", "keypoints"]), ("OBB", ["cwd", "angle"])],
+    [
+        pytest.param("Segment", ["cwd", "masks"], marks=pytest.mark.slow),
+        ("Pose", ["bckd", "keypoints"]),
+        pytest.param("OBB", ["cwd", "angle"], marks=pytest.mark.slow),
+    ],
 )
 def test_every_task_is_trained_for_int8_under_distillation(
     head: str, losses: list[str], tmp_path: Path
@@ -66,7 +71,8 @@ def test_every_task_is_trained_for_int8_under_distillation(
 
 
 @pytest.mark.parametrize(
-    "yaml", ["yolov5n.yaml", "yolov9t.yaml", "yolo11n.yaml", "yolo12n.yaml", "yolo26n.yaml"]
+    "yaml",
+    ["yolo11n.yaml", *slow("yolov5n.yaml", "yolov9t.yaml", "yolo12n.yaml", "yolo26n.yaml")],
 )
 def test_every_family_is_quantized(yaml: str, sample: DataSet, tmp_path: Path) -> None:
     """With attention, re-parametrised branches and heads without suppression."""

@@ -90,26 +90,37 @@ ITERATIVE: dict[str, Any] = {
 }
 
 
+@pytest.fixture(scope="module")
+def straight(dataset: DataSet, parent: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    """Cut in steps, without a break."""
+    inputs = {"checkpoint": parent, "teacher.0": parent}
+    folder = tmp_path_factory.mktemp("straight")
+    return run_stage({**PRUNE, **ITERATIVE}, inputs, dataset, folder / "run")
+
+
 def test_steps_cut_equal_shares_and_train_jointly_with_distillation(
-    prune: Any, parent: Artifact
+    prune: Any, straight: Ran
 ) -> None:
-    ran = prune(inputs={"teacher.0": parent}, **ITERATIVE)
-    steps = ran.metrics["steps"]
+    steps = straight.metrics["steps"]
     assert [step["keep"] for step in steps] == pytest.approx([0.5 ** (i / 3) for i in (1, 2, 3)])
     for step in steps:
         assert step["macs_kept"] == pytest.approx(step["keep"], rel=0.02)
     once = prune("once")
-    assert count_macs(model_of(ran), IMGSZ) == pytest.approx(
+    assert count_macs(model_of(straight), IMGSZ) == pytest.approx(
         count_macs(model_of(once), IMGSZ), rel=0.02
     )
 
 
+@pytest.mark.slow
 def test_a_run_killed_between_steps_ends_with_the_same_bytes(
-    dataset: DataSet, parent: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    straight: Ran,
+    dataset: DataSet,
+    parent: Artifact,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     inputs = {"checkpoint": parent, "teacher.0": parent}
     config = {**PRUNE, **ITERATIVE}
-    straight = run_stage(config, inputs, dataset, tmp_path / "straight")
     fit, calls = stage.fit, []
 
     def killed(*given: Any) -> Any:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from slow import slow
 from small_nets import NAMES
 from torch import nn
 
@@ -69,7 +70,7 @@ def test_weights_taken_as_they_are_must_know_the_classes(
 
 
 @pytest.mark.parametrize("wrong", ["foreign"])  # other orders are mapped by name
-@pytest.mark.parametrize("kind", ["finetune", "qat"])
+@pytest.mark.parametrize("kind", [*slow("finetune"), "qat"])
 def test_a_teacher_of_other_classes_is_refused_with_both_lists(
     kind: str,
     wrong: str,
