@@ -38,7 +38,6 @@ def teacher(wide_yaml: Path, images: Tensor) -> nn.Module:
     return settled_net(wide_yaml, images, seed=3)
 
 
-@pytest.mark.slow
 def test_two_processes_learn_from_a_teacher_as_one_does(
     net: nn.Module, teacher: nn.Module, data_yaml: Path, tmp_path: Path
 ) -> None:
