@@ -6,7 +6,7 @@ It runs INT8 nets channels last, where its Resize goes value by value: 10 ms of 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,6 +40,17 @@ def copy_pixels(model: onnx.ModelProto) -> None:
         for offset, node in enumerate(_copying(found, graph)):
             graph.node.insert(place + offset, node)
         graph.node.remove(found.resize)
+        _drop_unread(graph, found.resize.input)
+
+
+def _drop_unread(graph: onnx.GraphProto, names: Iterable[str]) -> None:
+    """Take out what gave these tensors, where nobody reads them any more."""
+    read = {name for node in graph.node for name in node.input}
+    unread = {*names} - read - {entry.name for entry in graph.output}
+    for node in [node for node in graph.node if unread.issuperset(node.output)]:
+        graph.node.remove(node)
+    for tensor in [tensor for tensor in graph.initializer if tensor.name in unread]:
+        graph.initializer.remove(tensor)
 
 
 def _copying(found: _Upsampling, graph: onnx.GraphProto) -> list[onnx.NodeProto]:

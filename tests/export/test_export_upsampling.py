@@ -96,7 +96,16 @@ def test_scales_may_come_from_a_constant_operator() -> None:
     [scales] = [tensor for tensor in model.graph.initializer if tensor.name == "scales"]
     model.graph.node.insert(0, helper.make_node("Constant", [], ["scales"], value=scales))
     model.graph.initializer.remove(scales)
-    assert "Resize" not in kinds(rewritten(model))
+    after = rewritten(model)
+    assert "Resize" not in kinds(after)
+    assert "Constant" not in kinds(after)
+
+
+def test_what_nobody_reads_any_more_is_gone() -> None:
+    graph = rewritten(net()).graph
+    read = {name for node in graph.node for name in node.input}
+    assert {tensor.name for tensor in graph.initializer} <= read
+    assert {name for node in graph.node for name in node.output} - {"out"} <= read
 
 
 def test_the_quantized_tensor_keeps_its_name_and_the_operators_their_module() -> None:
