@@ -13,8 +13,10 @@ quickstart: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow"
 
+# the bench's tests start processes and servers: apart from those that train
 test-all: $(READY)
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist loadfile --ignore tests/bench
+	$(BIN)/python -m pytest -n auto --dist loadfile tests/bench
 
 lint: $(READY)
 	$(BIN)/ruff check .
